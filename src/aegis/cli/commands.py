@@ -1,0 +1,92 @@
+"""The table of verbs. To add one: a row here, a function in a module of its noun, its help in `tests/golden/cli`."""
+
+from __future__ import annotations
+
+import click
+
+from aegis.cli.verbs import Row, Table
+
+_DAEMON, _INSTANCES, _TALK, _WATCH, _SET = "The daemon", "Instances", "Talking to an agent", "Watching", "Settings"
+
+INSTANCE = Table(
+    "instance",
+    "Live agents: start, list, pause, delete.",
+    {
+        "start": Row("instance", "start", "Start an instance of an agent, or of a program."),
+        "list": Row("instance", "show_list", "List the instances."),
+        "info": Row("instance", "info", "Show all about one instance."),
+        "pause": Row("instance", "pause", "Freeze instances; their memory stays."),
+        "resume": Row("instance", "resume", "Let paused instances go on."),
+        "restart": Row("instance", "restart", "Stop the sandbox and start a new one; conversations go on."),
+        "disable": Row("instance", "disable", "Stop instances and keep messages from waking them."),
+        "delete": Row("instance", "delete", "Stop instances and forget all they kept."),
+    },
+)
+SECRET = Table(
+    "secret",
+    "Keys and passwords, which go in and never come out.",
+    {
+        "set": Row("secret", "set_", "Store a secret."),
+        "list": Row("secret", "list_", "List the names of the secrets."),
+        "delete": Row("secret", "delete", "Forget secrets."),
+    },
+)
+AGENT = Table(
+    "agent",
+    "Definitions of agents.",
+    {
+        "list": Row("config", "agent_list", "List the agents that can be started here."),
+        "show": Row("config", "agent_show", "Show one definition."),
+    },
+)
+CONFIG = Table(
+    "config",
+    "The configuration in force, and trust in a project.",
+    {
+        "show": Row("config", "show", "Show every key with its value and where it comes from."),
+        "explain": Row("config", "explain", "Say where the value of one key comes from."),
+        "trust": Row("config", "trust", "Let the declarations of a project take effect."),
+    },
+)
+AUDIT = Table("audit", "The record of what was allowed and done.", {"list": Row("watch", "audit_list", "List the records.")})
+
+ROOT = Table(
+    "aegis",
+    "Run teams of AI agents on your own machine, each in its own sandbox.\n\n"
+    "The daemon is started by the first verb that needs it. Exit codes: 0 ok, 1 the work failed, 2 usage, 3 not found, "
+    "4 denied, 5 a limit or budget, 6 timeout, 7 no daemon, 130 interrupted.",
+    {
+        "up": Row("daemon", "up", "Start the daemon.", _DAEMON),
+        "down": Row("daemon", "down", "Stop the daemon and every instance.", _DAEMON),
+        "status": Row("daemon", "status", "Say whether the daemon runs, and what it holds.", _DAEMON),
+        "doctor": Row("daemon", "doctor", "Examine this machine and say what to mend.", _DAEMON),
+        "serve": Row("daemon", "serve", "Run the daemon in the foreground.", _DAEMON),
+        "ls": Row("instance", "show_list", "List the instances.", _INSTANCES),
+        "ps": Row("watch", "ps", "Show what each instance uses.", _INSTANCES),
+        "exec": Row("execute", "exec_", "Run a command in an instance.", _INSTANCES),
+        "run": Row("execute", "run", "Run a command in a sandbox made for it.", _INSTANCES),
+        "chat": Row("chat", "chat", "Talk with an agent, line by line.", _TALK),
+        "send": Row("talk", "send", "Send a message.", _TALK),
+        "read": Row("talk", "read", "Read what came back.", _TALK),
+        "transcript": Row("talk", "transcript", "Show a whole conversation.", _TALK),
+        "mail": Row("talk", "mail", "Show the messages to an agent and how far each came.", _TALK),
+        "logs": Row("watch", "logs", "Show what the programs of an instance wrote.", _WATCH),
+        "events": Row("watch", "events", "Show what happened.", _WATCH),
+        "completion": Row("completion", "completion", "Print the completion script of a shell.", _SET),
+        "demo": Row("demo", "demo", "Show the main job: an agent in a sandbox mends a real repository while its daemon is killed.", _SET),
+    },
+    {"instance": INSTANCE, "agent": AGENT, "secret": SECRET, "config": CONFIG, "audit": AUDIT},
+)
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from aegis.core.version import __version__
+
+        ctx.obj.say(f"aegis {__version__}")
+        ctx.exit()
+
+
+ROOT.params.append(
+    click.Option(["--version", "-V"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version.")
+)

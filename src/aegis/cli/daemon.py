@@ -1,0 +1,176 @@
+"""Verbs about the daemon itself: up, down, status, doctor, serve."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import Any
+
+import click
+
+from aegis.cli.output import Output, Piece
+from aegis.cli.reach import client, running_client
+from aegis.cli.verbs import Verb
+from aegis.client import launch
+from aegis.client.api import Client
+from aegis.core.errors import AegisError, ErrorKind
+
+_DOWN_SECONDS = 60.0
+
+
+@click.command(cls=Verb)
+@click.option("--listen", metavar="HOST:PORT", help="Listen on a TCP address, too. Anyone who reaches it must bring a token.")
+@click.pass_obj
+def up(out: Output, listen: str | None) -> None:
+    """Start the daemon.
+
+    Returns when it is ready; does nothing when it already runs. Every verb that needs the daemon starts it by itself, so this
+    is only for starting it early or with an address.
+
+    \b
+    Examples:
+      aegis up
+      AEGIS_HOME=/srv/aegis aegis up
+    """
+    home = launch.home()
+    started = launch.ensure_daemon(home, listen=listen).started
+    told = Client(launch.socket_path(home)).status()
+    out.data({**told, "started": started})
+    word = "started" if started else "already runs"
+    out.say(("aegisd ", "bold"), f"{told['version']} ", (word, "green"), f" (pid {told['pid']}, home {home})")
+    _versions(out, told)
+    if listen and not started:
+        out.warn(f"it already ran, so --listen {listen} had no effect; `aegis down` first")
+
+
+@click.command(cls=Verb)
+@click.pass_obj
+def down(out: Output) -> None:
+    """Stop the daemon and every instance.
+
+    Returns when it has ended. Nothing that was accepted is lost: messages wait, and conversations go on after the next start.
+    """
+    path = launch.socket_path(launch.home())
+    if not launch.answers(path):
+        out.data({"status": "stopped", "stopped": False})
+        out.say("aegisd does not run")
+        return
+    daemon = Client(path)
+    pid = int(daemon.status()["pid"])
+    try:
+        ended = os.pidfd_open(pid)
+    except ProcessLookupError:
+        ended = -1
+    if ended >= 0:
+        try:
+            daemon.shutdown()
+            if not select.select([ended], [], [], _DOWN_SECONDS)[0]:
+                told = f"the daemon (pid {pid}) is still ending after {_DOWN_SECONDS:g} s"
+                raise AegisError(ErrorKind.TIMEOUT, told, "see `aegis status`")
+        finally:
+            os.close(ended)
+    out.data({"status": "stopped", "stopped": True, "pid": pid})
+    out.say("aegisd stopped")
+
+
+@click.command(cls=Verb)
+@click.pass_obj
+def status(out: Output) -> int:
+    """Say whether the daemon runs, and what it holds.
+
+    Never starts it. The exit code is 0 when it runs and 7 when it does not.
+    """
+    home = launch.home()
+    try:
+        told = running_client().status()
+    except AegisError as exc:
+        if exc.kind is not ErrorKind.UNREACHABLE:
+            raise
+        out.data({"status": "stopped", "home": str(home)})
+        out.say(("aegisd ", "bold"), ("does not run", "red"), f" (home {home})")
+        out.hint("start it with `aegis up`")
+        return exc.exit_code
+    out.data(told)
+    counts = ", ".join(f"{n} {name}" for name, n in told.get("instances", {}).items() if n) or "none"
+    out.say(("aegisd ", "bold"), f"{told['version']} ", ("runs", "green"))
+    rows: list[tuple[str, Piece]] = [
+        ("pid", str(told["pid"])),
+        ("home", str(told["home"])),
+        ("up for", _span(float(told.get("uptime_s", 0)))),
+        ("instances", counts),
+        ("sandbox", str(told.get("backend"))),
+    ]
+    if told.get("listen"):
+        rows.append(("listens on", ", ".join(map(str, told["listen"]))))
+    out.pairs(rows, "  ")
+    _versions(out, told)
+    return 0
+
+
+@click.command(cls=Verb)
+@click.option("--sandbox", metavar="NAME", help="Run the whole conformance suite of one kind of sandbox.")
+@click.option("--store", is_flag=True, help="Check the database and everything it refers to.")
+@click.pass_obj
+def doctor(out: Output, sandbox: str | None, store: bool) -> int:
+    """Examine this machine and say what to mend.
+
+    Each kind of sandbox is tried, not guessed. The exit code is 1 when a check fails or no sandbox works; a model without a key
+    is only told.
+
+    \b
+    Examples:
+      aegis doctor
+      aegis doctor --sandbox bwrap
+    """
+    told = client().doctor(sandbox=sandbox, store=store)
+    out.data(told)
+    for title, key in (("Checks", "checks"), ("Sandboxes", "sandboxes"), ("Models", "models"), ("Conformance", "conformance")):
+        if told.get(key):
+            out.say((title, "bold"))
+            for check in told[key]:
+                _check(out, check)
+    sound = all(check["ok"] for check in told.get("checks", []))
+    conforms = all(check["ok"] or check.get("skipped") for check in told.get("conformance") or [])
+    usable = any(kind["ok"] for kind in told.get("sandboxes", [])) or not told.get("sandboxes")
+    return 0 if sound and conforms and usable else 1
+
+
+@click.command(cls=Verb, json=False)
+@click.option("--listen", metavar="HOST:PORT", help="Listen on a TCP address, too. Anyone who reaches it must bring a token.")
+@click.pass_obj
+def serve(out: Output, listen: str | None) -> None:
+    """Run the daemon in the foreground.
+
+    For service managers and containers; it logs to standard error and ends on SIGTERM or Ctrl-C.
+    """
+    argv = launch.daemon_argv(launch.home(), listen)
+    launch.socket_path(launch.home())
+    out.flush()
+    os.execve(argv[0], argv, launch.daemon_environment())
+
+
+def _check(out: Output, check: dict[str, Any]) -> None:
+    """One line for a check, and the command that mends it."""
+    mark: Piece = ("- ", "dim") if check.get("skipped") else ("✓ ", "green") if check["ok"] else ("✗ ", "red")
+    detail = check.get("skipped") if isinstance(check.get("skipped"), str) else check.get("detail")
+    out.say("  ", mark, (str(check["name"]), "bold"), f"  {detail}" if detail else "")
+    if check.get("boundary"):
+        out.say("      ", (str(check["boundary"]), "dim"))
+    if check.get("mend") and not check["ok"]:
+        out.say("      mend: ", (str(check["mend"]), "cyan"))
+
+
+def _versions(out: Output, told: dict[str, Any]) -> None:
+    from aegis.core.version import __version__
+
+    if told["version"] != __version__:
+        out.warn(f"the daemon is of version {told['version']}, this program of {__version__}; `aegis down && aegis up` renews it")
+
+
+def _span(seconds: float) -> str:
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if days >= 2:
+        return f"{days:.0f} days"
+    if hours >= 2:
+        return f"{hours:.0f} hours"
+    return f"{minutes:.0f} minutes" if minutes >= 2 else f"{seconds:.0f} seconds"

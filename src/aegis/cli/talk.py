@@ -1,0 +1,202 @@
+"""Verbs of messages: send, read, transcript, mail."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aegis.cli import render
+from aegis.cli.options import handle_argument, session_option
+from aegis.cli.output import Output, Piece
+from aegis.cli.reach import client
+from aegis.cli.verbs import Verb
+from aegis.client.api import MAX_WAIT, answers
+from aegis.core.errors import AegisError, ErrorKind
+
+if TYPE_CHECKING:
+    from aegis.client.api import Client
+    from aegis.client.shapes import Frame, Receipt, Session
+
+_MAIL_STATES = {"accepted": "cyan", "injected": "yellow", "acknowledged": "green", "failed": "red", "expired": "red"}
+
+
+@click.command(cls=Verb)
+@handle_argument
+@click.argument("text")
+@session_option
+@click.option("--wait", "-w", is_flag=True, help="Wait for the answer and print it.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="The longest to wait with --wait.")
+@click.option("--interrupt", is_flag=True, help="Cut the turn that runs now.")
+@click.option("--msg-id", metavar="ID", help="An id of your own; sending it again changes nothing.")
+@click.pass_obj
+def send(
+    out: Output, handle: str, text: str, session: Session, wait: bool, timeout: float | None, interrupt: bool, msg_id: str | None
+) -> int:
+    """Send a message.
+
+    TEXT is the message, or `-` for standard input. When this returns the message is on disk and will be delivered, also if the
+    instance sleeps or the daemon dies. With --wait the exit code tells how the turn ended.
+
+    \b
+    Examples:
+      aegis send coder "run the tests and mend what fails"
+      git diff | aegis send reviewer - --wait
+    """
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout is for --wait", click.get_current_context())
+    if text == "-":
+        text = sys.stdin.buffer.read().decode("utf-8", "replace")
+    daemon = client()
+    receipt = daemon.mail.send(handle, text, session=session, msg_id=msg_id, interrupt=interrupt)
+    if not wait:
+        out.data(receipt)
+        word = "already accepted " if receipt.get("duplicate") else "accepted "
+        out.say((word, "green"), receipt["id"], (f" (seq {receipt['ingress_seq']})", "dim"))
+        out.hint(f"`aegis read {handle}{_flag(session)} --after {receipt['ingress_seq']} --wait 30`")
+        return 0
+    done = answer(daemon, handle, session, receipt, timeout)
+    payload = done["payload"]
+    out.data({**payload, "message_id": receipt["id"], "seq": done["seq"]})
+    if payload.get("text"):
+        out.say(payload["text"])
+    failure = failure_of(payload)
+    if failure is None:
+        return 0
+    if not out.json:
+        out.error(failure)
+    return failure.exit_code
+
+
+def answer(daemon: Client, handle: str, session: Session, receipt: Receipt, timeout: float | None) -> Frame:
+    """The `assistant.done` that answers a message. Raises TIMEOUT after `timeout` seconds, FAILED if it cannot be delivered."""
+    cursor, deadline = receipt["ingress_seq"], None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = MAX_WAIT if deadline is None else deadline - time.monotonic()
+        page = daemon.mail.poll(handle, cursor, session=session, wait=max(left, 0.0), types=("assistant.done", "event.failed"))
+        for frame in page["frames"]:
+            if answers(frame, receipt["id"]):
+                return frame
+            if frame["type"] == "event.failed" and receipt["id"] in frame["payload"]["ids"]:
+                raise undelivered(handle, frame["payload"]["reason"])
+        cursor = page["next_seq"]
+        if left <= 0 and not page["frames"]:
+            hint = f"the turn goes on; `aegis read {handle}{_flag(session)} --after {receipt['ingress_seq']} --wait 30`"
+            raise AegisError(ErrorKind.TIMEOUT, f"`{handle}` has not answered within {timeout:g} s", hint, id=receipt["id"])
+
+
+def undelivered(handle: str, reason: str) -> AegisError:
+    """The error of a message that no turn will answer."""
+    return AegisError(ErrorKind.FAILED, f"the message was not delivered: {reason}", f"see `aegis mail {handle}`")
+
+
+def failure_of(done: dict[str, Any]) -> AegisError | None:
+    """The error of a turn that did not complete, from its `assistant.done`."""
+    outcome = done.get("outcome", "completed")
+    if outcome == "completed":
+        return None
+    if done.get("error"):
+        return AegisError.from_dict(done["error"])
+    kind = {"limited": ErrorKind.LIMIT, "cancelled": ErrorKind.INTERRUPTED}.get(outcome, ErrorKind.FAILED)
+    return AegisError(kind, f"the turn was {outcome}" if outcome != "failed" else "the turn failed")
+
+
+@click.command(cls=Verb)
+@handle_argument
+@session_option
+@click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Only frames after this number.")
+@click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Wait this long for the first one.")
+@click.option("--limit", type=click.IntRange(1, 200), metavar="N", help="The most frames to return.")
+@click.option("--types", metavar="TYPE,...", help="Only frames of these types, such as `assistant.done`.")
+@click.pass_obj
+def read(out: Output, handle: str, session: Session, after: int, wait: float, limit: int | None, types: str | None) -> None:
+    """Read what came back.
+
+    Prints the frames after a number, messages to the agent included. With --json the answer has `next_seq`, the number to read
+    on from.
+
+    \b
+    Examples:
+      aegis read coder --after 120 --wait 30
+      aegis read coder --types assistant.done --json
+    """
+    daemon, deadline = client(), time.monotonic() + wait
+    wanted = [name for name in (types or "").split(",") if name]
+    while True:
+        left = max(deadline - time.monotonic(), 0.0)
+        page = daemon.mail.poll(handle, after, session=session, wait=left, types=wanted, limit=limit)
+        if page["frames"] or left <= MAX_WAIT:
+            break
+    out.data(page)
+    if page.get("evicted"):
+        out.warn(f"pieces up to {page['evicted']} are no longer kept; their whole texts are")
+    for frame in page["frames"]:
+        out.say(*render.frame_line(frame))
+    if page["frames"]:
+        out.hint(f"`aegis read {handle}{_flag(session)} --after {page['next_seq']}` reads on")
+    else:
+        out.say("nothing yet" if not after else f"nothing after {after}")
+
+
+@click.command(cls=Verb)
+@handle_argument
+@session_option
+@click.pass_obj
+def transcript(out: Output, handle: str, session: Session) -> None:
+    """Show a whole conversation.
+
+    This is the agent's memory of the session: what was said, the tools it used and what they gave back.
+    """
+    told = client().mail.transcript(handle, session)
+    out.data(told)
+    if not told["messages"]:
+        out.say("nothing was said yet")
+    for message in told["messages"]:
+        out.say((f"{message['role']}", "bold"), (f"  {render.when(message.get('ts'))}", "dim"))
+        for block in message["content"]:
+            out.say(*_block(block))
+        out.say()
+
+
+def _block(block: dict[str, Any]) -> list[Piece]:
+    match block.get("type"):
+        case "text":
+            return [str(block["text"])]
+        case "thinking":
+            return [(str(block["text"]), "dim")]
+        case "tool_call":
+            return [("→ ", "cyan"), (str(block["name"]), "bold"), f" {render.compact(block.get('input'))}"]
+        case "tool_result":
+            mark: Piece = ("✓ ", "green") if block.get("ok") else ("✗ ", "red")
+            return [mark, f"{block.get('name', '')}: {render.compact(block.get('output', ''))}"]
+    return [(f"[{block.get('type')}]", "dim")]
+
+
+@click.command(cls=Verb)
+@handle_argument
+@click.pass_obj
+def mail(out: Output, handle: str) -> None:
+    """Show the messages to an agent and how far each came.
+
+    A message is `accepted` when it is on disk, `injected` when the program has it, `acknowledged` when a model has read it;
+    or it is `failed` or `expired`, with the reason.
+    """
+    found = client().mail.all(handle)
+    for item in found:
+        out.data(item)
+    if not found:
+        out.say("no messages")
+        return
+    head = ("ID", "FROM", "SESSION", "STATE", "ACCEPTED", "INJECTED", "ACKNOWLEDGED", "TEXT")
+    out.table(head, ([
+        item["id"], item["sender"], item["session"], (item["state"], _MAIL_STATES.get(item["state"], "")),
+        render.clock(item["accepted_at"]), render.clock(item.get("injected_at")), render.clock(item.get("acknowledged_at")),
+        f"{item['text']}  ({item['reason']})" if item.get("reason") else item["text"],
+    ] for item in found))  # fmt: skip
+
+
+def _flag(session: Session) -> str:
+    """The flag that names a session again in a hint."""
+    return "" if session == ("host", "default") else f" --session {':'.join(session)}"

@@ -1,0 +1,286 @@
+"""The synchronous client: one method for each thing the daemon can be asked, grouped by noun.
+
+`Client` does not start the daemon (see `launch`). Answers are the dictionaries of `shapes`; streams are `transport.Stream`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from aegis.client.shapes import (
+    DEFAULT_SESSION,
+    Action,
+    EventPage,
+    FramePage,
+    InstanceInfo,
+    InstanceRequest,
+    Mail,
+    Receipt,
+    SecretInfo,
+    Session,
+    Stats,
+    Transcript,
+    Trust,
+)  # fmt: skip
+from aegis.client.transport import Stream, Transport, path_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+#: The longest a single poll may wait at the daemon, in seconds.
+MAX_WAIT = 30.0
+PAGE = 1000
+
+
+class Started(NamedTuple):
+    """A started instance; `created` is False when an existing one was started again."""
+
+    instance: InstanceInfo
+    created: bool
+
+
+class Client:
+    """The daemon behind the socket `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self._transport = Transport(path)
+        self.instances = Instances(self._transport)
+        self.mail = Mailbox(self._transport)
+        self.secrets = Secrets(self._transport)
+        self.config = Config(self._transport)
+
+    def status(self, timeout: float = 10.0) -> dict[str, Any]:
+        """What the daemon says of itself."""
+        return cast("dict[str, Any]", self._transport.call("GET", "/v1/status", timeout=timeout).body)
+
+    def shutdown(self) -> None:
+        """Ask the daemon to end. Returns when it has heard, not when it has ended."""
+        self._transport.call("POST", "/v1/shutdown", {})
+
+    def doctor(self, *, sandbox: str | None = None, store: bool = False) -> dict[str, Any]:
+        """The daemon's examination of this machine; takes a while with a sandbox or the store."""
+        answer = self._transport.call("GET", "/v1/doctor", query={"sandbox": sandbox, "store": store}, timeout=600.0)
+        return cast("dict[str, Any]", answer.body)
+
+    def events(self, after: int, *, instance: str | None = None, limit: int = PAGE) -> EventPage:
+        """One page of events after the cursor `after`."""
+        answer = self._transport.call("GET", "/v1/events", query={"after": after, "limit": limit, "instance": instance})
+        return cast("EventPage", answer.body)
+
+    def follow_events(self, after: int, *, instance: str | None = None) -> Stream:
+        """Events after the cursor `after` as they happen, without end."""
+        return self._transport.stream("GET", "/v1/events", query={"after": after, "instance": instance, "follow": True})
+
+    def audit(self, after: int = 0, limit: int = PAGE) -> list[dict[str, Any]]:
+        """Records of the audit log after the cursor `after`."""
+        answer = self._transport.call("GET", "/v1/audit", query={"after": after, "limit": limit})
+        return cast("list[dict[str, Any]]", answer.body["records"])
+
+    def agents(self, project: Path | None) -> list[dict[str, Any]]:
+        """The definitions of agents in force for a project."""
+        return cast("list[dict[str, Any]]", self._transport.call("GET", "/v1/agents", query={"project": _text(project)}).body)
+
+    def agent(self, name: str, project: Path | None) -> dict[str, Any]:
+        """One definition."""
+        answer = self._transport.call("GET", path_of("agents", name), query={"project": _text(project)})
+        return cast("dict[str, Any]", answer.body)
+
+
+class Instances:
+    """Live agents and what runs in them. `h` is a handle or an id."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def start(self, spec: InstanceRequest) -> Started:
+        """Start a new instance, or the stopped one that has this handle."""
+        answer = self._transport.call("POST", "/v1/instances", cast("Mapping[str, Any]", spec))
+        return Started(cast("InstanceInfo", answer.body), created=answer.status == 201)
+
+    def all(self, state: str | None = None, timeout: float = 30.0) -> list[InstanceInfo]:
+        """All instances, or those in one state."""
+        answer = self._transport.call("GET", "/v1/instances", query={"state": state}, timeout=timeout)
+        return cast("list[InstanceInfo]", answer.body)
+
+    def get(self, h: str) -> InstanceInfo:
+        """One instance."""
+        return cast("InstanceInfo", self._transport.call("GET", path_of("instances", h)).body)
+
+    def act(self, h: str, action: Action) -> InstanceInfo:
+        """Start, pause, resume, restart or disable; returns the instance afterwards."""
+        return cast("InstanceInfo", self._transport.call("POST", path_of("instances", h, action), {}).body)
+
+    def delete(self, h: str) -> None:
+        """Stop it and forget all it kept."""
+        self._transport.call("DELETE", path_of("instances", h))
+
+    def stats(self, h: str) -> Stats:
+        """What it uses now."""
+        return cast("Stats", self._transport.call("GET", path_of("instances", h, "stats")).body)
+
+    def logs(self, h: str, *, follow: bool = False, tail: int | None = None, since: str | None = None) -> Stream:
+        """What its programs wrote. `since` is RFC 3339."""
+        query = {"follow": follow, "tail": tail, "since": since}
+        return self._transport.stream("GET", path_of("instances", h, "logs"), query=query)
+
+    def exec(
+        self, h: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None, stdin: bool = False
+    ) -> Stream:
+        """Run a program in its sandbox: first `exec_id`, then raw output as `{s, d}`, last `exit_code`. Closing kills it."""
+        body: dict[str, Any] = {"command": list(argv), "raw": True, "stdin": stdin}
+        if env:
+            body["env"] = dict(env)
+        if cwd is not None:
+            body["cwd"] = cwd
+        return self._transport.stream("POST", path_of("instances", h, "exec"), body)
+
+    def feed(self, h: str, exec_id: str, chunks: Iterable[bytes]) -> None:
+        """Send the standard input of a running program, to its end."""
+        self._transport.upload(path_of("instances", h, "exec", exec_id, "stdin"), chunks)
+
+
+class Mailbox:
+    """Messages to instances, and what comes back."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def send(self, h: str, text: str, *, session: Session = DEFAULT_SESSION, msg_id: str | None = None, interrupt: bool = False) -> Receipt:
+        """Send a message; when this returns it is on disk. The same `msg_id` again changes nothing."""
+        frame = message_frame(text, session=session, msg_id=msg_id, interrupt=interrupt)
+        return cast("Receipt", self._transport.call("POST", path_of("instances", h, "tether"), frame).body)
+
+    def cancel(self, h: str, session: Session = DEFAULT_SESSION) -> None:
+        """Cut the running turn of a session."""
+        self._transport.call("POST", path_of("instances", h, "tether"), cancel_frame(session))
+
+    def poll(
+        self,
+        h: str,
+        after: int,
+        *,
+        session: Session | None = DEFAULT_SESSION,
+        wait: float = 0.0,
+        types: Sequence[str] = (),
+        limit: int | None = None,
+    ) -> FramePage:
+        """Frames after the cursor `after`, waiting up to `wait` seconds (at most `MAX_WAIT`) for the first."""
+        query = poll_query(after, session=session, wait=wait, types=types, limit=limit)
+        answer = self._transport.call("GET", path_of("instances", h, "tether", "poll"), query=query, timeout=wait + 30.0)
+        return cast("FramePage", answer.body)
+
+    def stream(self, h: str, after: int, session: Session | None = DEFAULT_SESSION) -> Stream:
+        """Frames after the cursor `after` as they happen, without end."""
+        query = {"after_seq": after, **session_query(session)}
+        return self._transport.stream("GET", path_of("instances", h, "tether", "stream"), query=query)
+
+    def transcript(self, h: str, session: Session = DEFAULT_SESSION) -> Transcript:
+        """The whole recorded conversation of a session."""
+        path, key = path_of("instances", h, "transcript"), ":".join(session)
+        whole = cast("Transcript", self._transport.call("GET", path, query={"session": key}).body)
+        while (cursor := whole.get("next")) is not None:
+            page = cast("Transcript", self._transport.call("GET", path, query={"session": key, "after": cursor}).body)
+            whole["messages"] += page["messages"]
+            whole["next"] = page.get("next") if page["messages"] else None
+        return whole
+
+    def all(self, h: str) -> list[Mail]:
+        """The messages to an instance and how far each came."""
+        return cast("list[Mail]", self._transport.call("GET", path_of("instances", h, "mail")).body)
+
+
+class Secrets:
+    """Names of secrets; their values go in and never come out."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def set(self, name: str, value: str) -> SecretInfo:
+        """Store a value under a name, replacing an earlier one."""
+        return cast("SecretInfo", self._transport.call("PUT", path_of("secrets", name), {"value": value}).body)
+
+    def all(self) -> list[SecretInfo]:
+        """All names."""
+        return cast("list[SecretInfo]", self._transport.call("GET", "/v1/secrets").body)
+
+    def delete(self, name: str) -> None:
+        """Forget a secret."""
+        self._transport.call("DELETE", path_of("secrets", name))
+
+
+class Config:
+    """The configuration in force for a project, and the trust in its declarations."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def show(self, project: Path | None) -> list[dict[str, Any]]:
+        """Every key with its value and source."""
+        answer = self._transport.call("GET", "/v1/config", query={"project": _text(project)})
+        return cast("list[dict[str, Any]]", answer.body["values"])
+
+    def explain(self, key: str, project: Path | None) -> dict[str, Any]:
+        """Where the value of one key comes from."""
+        answer = self._transport.call("GET", "/v1/config/explain", query={"key": key, "project": _text(project)})
+        return cast("dict[str, Any]", answer.body)
+
+    def trust(self, project: Path) -> Trust:
+        """Whether the project is trusted as it is now."""
+        return cast("Trust", self._transport.call("GET", "/v1/config/trust", query={"project": _text(project)}).body)
+
+    def grant(self, project: Path, digest: str) -> None:
+        """Trust the project with exactly the content that has this hash."""
+        self._transport.call("POST", "/v1/config/trust", {"project": _text(project), "hash": digest})
+
+
+def message_frame(text: str, *, session: Session, msg_id: str | None = None, interrupt: bool = False) -> dict[str, Any]:
+    """The frame that carries a message into a session."""
+    payload: dict[str, Any] = {"text": text}
+    if interrupt:
+        payload["interrupt"] = True
+    frame: dict[str, Any] = {"v": 1, "type": "user.message", "session": _session(session), "payload": payload}
+    if msg_id is not None:
+        frame["msg_id"] = msg_id
+    return frame
+
+
+def cancel_frame(session: Session) -> dict[str, Any]:
+    """The frame that cuts the running turn of a session."""
+    return {"v": 1, "type": "control.cancel", "session": _session(session), "payload": {}}
+
+
+def answers(frame: Mapping[str, Any], message: str) -> bool:
+    """Whether a frame is the end of the turn that answers a message. A turn that was cut short and goes on is not the end."""
+    payload = frame["payload"]
+    if frame["type"] != "assistant.done" or message not in payload["in_reply_to"]:
+        return False
+    return not (payload.get("error") or {}).get("will_continue")
+
+
+def session_query(session: Session | None) -> dict[str, str | None]:
+    """The query that picks one session, or all with None."""
+    channel, ident = session or (None, None)
+    return {"channel": channel, "session_id": ident}
+
+
+def poll_query(after: int, *, session: Session | None, wait: float, types: Sequence[str], limit: int | None) -> dict[str, Any]:
+    """The query of a poll."""
+    wait_ms = int(min(max(wait, 0.0), MAX_WAIT) * 1000)
+    return {"after_seq": after, "wait_ms": wait_ms or None, "types": ",".join(types) or None, "limit": limit, **session_query(session)}
+
+
+def pages(client: Client, after: int, instance: str | None = None) -> Iterator[dict[str, Any]]:
+    """All events after `after` that are there now, page by page."""
+    while (page := client.events(after, instance=instance))["events"]:
+        yield from page["events"]
+        after = page["next_seq"]
+
+
+def _session(session: Session) -> dict[str, str]:
+    return {"channel": session[0], "id": session[1]}
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else os.fspath(path)

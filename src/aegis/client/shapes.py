@@ -1,0 +1,171 @@
+"""The shapes of the daemon's answers, as dictionaries with known keys.
+
+They are what the HTTP API sends, under the same names. A newer daemon may send further keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+#: What can be done to an instance by one word.
+Action = Literal["start", "pause", "resume", "restart", "disable"]
+#: A session as `(channel, id)`.
+Session = tuple[str, str]
+DEFAULT_SESSION: Session = ("host", "default")
+
+
+class MountSpec(TypedDict):
+    """A host path shown inside the sandbox."""
+
+    source: str
+    target: str
+    writable: bool
+
+
+class InstanceSpec(TypedDict, total=False):
+    """What an instance is started with; everything is optional and the definition of the agent gives the rest.
+
+    `secrets` are names (`NAME`: a broker may present it; `NAME:env`: programs inside see it). `memory_mb` is in MiB, `cpus` in
+    cores. `project` is the directory whose `.aegis.yaml` applies, `workspace` one that the instance may work in.
+    """
+
+    handle: str
+    kit: str
+    project: str
+    command: list[str]
+    sandbox: str
+    model: str
+    workspace: str
+    read_only: bool
+    mounts: list[MountSpec]
+    secrets: list[str]
+    env: dict[str, str]
+    memory_mb: int
+    cpus: float
+    pids: int
+    system: str
+    permission: str
+    ephemeral: bool
+
+
+class InstanceRequest(InstanceSpec, total=False):
+    """The whole request: the definition of which agent, and the rest."""
+
+    agent: str
+
+
+class InstanceInfo(TypedDict):
+    """An instance as it is now. Times are RFC 3339 or seconds since the epoch."""
+
+    id: str
+    handle: str
+    agent: str | None
+    kit: NotRequired[str | None]
+    driver: str | None
+    model: str | None
+    state: str
+    enabled: bool
+    sandbox: str
+    boundary: str
+    workspace: str | None
+    read_only: bool
+    mounts: list[MountSpec]
+    secret_keys: list[str]
+    exposed_secrets: list[str]
+    env_keys: list[str]
+    limits: dict[str, Any]
+    enforced: dict[str, dict[str, Any]]
+    created_at: str | float
+    last_active_at: str | float
+    stopped_at: NotRequired[str | float | None]
+    reason: NotRequired[str | None]
+    sessions: list[dict[str, Any]]
+    usage: dict[str, Any]
+
+
+class Stats(TypedDict):
+    """What an instance uses now; bytes and seconds."""
+
+    processes: int
+    cpu_seconds: float
+    rss_bytes: int
+    pss_bytes: int | None
+
+
+class Receipt(TypedDict):
+    """Proof that a message is on disk. `id` is Aegis's own, `ingress_seq` its place in the log."""
+
+    id: str
+    msg_id: str | None
+    session_id: str
+    ingress_seq: int
+    duplicate: bool
+
+
+class Frame(TypedDict):
+    """One frame of the tether, see the types in the API's documentation."""
+
+    v: int
+    type: str
+    ts: str
+    session: dict[str, str]
+    seq: int
+    payload: dict[str, Any]
+    msg_id: NotRequired[str]
+
+
+class FramePage(TypedDict):
+    """Frames after a cursor. `evicted` is the highest number that is gone for ever, 0 when nothing is missing."""
+
+    frames: list[Frame]
+    next_seq: int
+    timed_out: bool
+    evicted: int
+
+
+class EventPage(TypedDict):
+    """Events after a cursor, as the log holds them."""
+
+    events: list[dict[str, Any]]
+    next_seq: int
+    evicted: int
+
+
+class Transcript(TypedDict):
+    """The recorded conversation of a session."""
+
+    session: str
+    messages: list[dict[str, Any]]
+    next: NotRequired[int | None]
+
+
+class Mail(TypedDict):
+    """A message to an instance and how far it came."""
+
+    id: str
+    sender: str
+    session: str
+    state: str
+    accepted_at: str | float
+    injected_at: NotRequired[str | float | None]
+    acknowledged_at: NotRequired[str | float | None]
+    reason: NotRequired[str | None]
+    text: str
+
+
+class SecretInfo(TypedDict):
+    """A secret without its value, which nobody can read back."""
+
+    name: str
+    created_at: str | float
+    updated_at: NotRequired[str | float]
+    version: int
+
+
+class Trust(TypedDict):
+    """Whether a project's declarations may take effect. `hash` is what a person agrees to."""
+
+    trusted: bool
+    hash: str
+    path: str
+    summary: Any

@@ -1,0 +1,184 @@
+"""Routes of the home itself: status, doctor, events, audit, secrets, definitions, configuration."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aegis.core.errors import AegisError, ErrorKind
+from aegis.core.version import __version__
+from aegis.daemon.http.answers import Streamed, json_response, query_int, read_json
+from aegis.daemon.http.instances import house, principal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+
+async def status(request: Request) -> Response:
+    """GET /v1/status"""
+    parts = house(request)
+    strongest = await parts.doctor.strongest()
+    return json_response(
+        {
+            "status": "running",
+            "version": __version__,
+            "pid": parts.pid,
+            "home": str(parts.home),
+            "started_at": parts.started_at,
+            "uptime_s": round(parts.clock.now() - parts.started_at, 3),
+            "backend": strongest,
+            "head": parts.store.head,
+            "instances": dict(Counter(i.state.value for i in parts.registry.all())),
+            "capabilities": {"pause_resume": True, "persistent_pause": False, "boot_from_disk_layers": False, "network_backend": "tether"},
+            "listen": parts.listens,
+        }
+    )
+
+
+async def shutdown(request: Request) -> Response:
+    """POST /v1/shutdown: 202, then the daemon ends."""
+    parts = house(request)
+    with contextlib.suppress(AegisError):  # a full disk must not keep the daemon from ending
+        await parts.gate.pass_through(principal(request), "daemon.shutdown", str(parts.home))
+    parts.stop.set()
+    return json_response({"status": "stopping"}, 202)
+
+
+async def doctor(request: Request) -> Response:
+    """GET /v1/doctor?sandbox&store"""
+    examine = house(request).doctor
+    report = await examine.report()
+    if name := request.query_params.get("sandbox"):
+        report["conformance"] = await examine.conformance(name)
+    if request.query_params.get("store", "").lower() in ("1", "true", "yes"):
+        report["checks"] += [
+            {"name": f"store: {c.name}", "ok": c.ok, "detail": c.detail, "mend": ""} for c in await house(request).store.check()
+        ]
+    return json_response(report)
+
+
+class BackupRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/backup: an absolute path of a file that does not exist."""
+
+    target: str
+
+
+async def backup(request: Request) -> Response:
+    """POST /v1/backup: a copy of the database as it is now, while it stays in use. Secrets in it need `master.key` to be read."""
+    target = Path((await read_json(request, BackupRequest)).target)
+    if not target.is_absolute() or not target.parent.is_dir():
+        raise AegisError(ErrorKind.USAGE, f"{target} is not a path in an existing folder", "give an absolute path of a new file")
+    parts = house(request)
+    await parts.gate.pass_through(principal(request), "home.backup", str(target))
+    await parts.store.backup(target)
+    return json_response({"path": str(target), "bytes": target.stat().st_size})
+
+
+async def events(request: Request) -> Response:
+    """GET /v1/events?after&limit&instance&follow"""
+    parts = house(request)
+    name = request.query_params.get("instance")
+    place = parts.registry.get(name).id if name else None
+    after = query_int(request, "after", 0, 0, 2**62)
+    if request.query_params.get("follow", "").lower() not in ("1", "true", "yes"):
+        page = parts.store.events(after, instance=place, limit=query_int(request, "limit", 100, 1, 1000))
+        return json_response({"events": page.events, "next_seq": page.next_seq, "evicted": page.evicted})
+    subscription = parts.store.subscribe(after=after, instance=place)
+    encode = msgspec.json.Encoder()
+
+    async def produce(write: Callable[[bytes], Awaitable[None]]) -> None:
+        while page := await subscription.page():
+            await write(encode.encode_lines(page))
+
+    return Streamed(produce)
+
+
+async def audit(request: Request) -> Response:
+    """GET /v1/audit?after&limit"""
+    return json_response(
+        {"records": house(request).gate.list(query_int(request, "after", 0, 0, 2**62), query_int(request, "limit", 100, 1, 1000))}
+    )
+
+
+class SecretValue(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of PUT /v1/secrets/{name}."""
+
+    value: str
+
+
+async def set_secret(request: Request) -> Response:
+    """PUT /v1/secrets/{name}"""
+    body = await read_json(request, SecretValue)
+    return json_response(await house(request).secrets.set(principal(request), request.path_params["name"], body.value))
+
+
+async def list_secrets(request: Request) -> Response:
+    """GET /v1/secrets"""
+    return json_response(await house(request).secrets.list(principal(request)))
+
+
+async def delete_secret(request: Request) -> Response:
+    """DELETE /v1/secrets/{name}"""
+    await house(request).secrets.delete(principal(request), request.path_params["name"])
+    return json_response({"status": "deleted"})
+
+
+async def list_agents(request: Request) -> Response:
+    """GET /v1/agents?project"""
+    return json_response(house(request).config.agents(_project(request)))
+
+
+async def show_agent(request: Request) -> Response:
+    """GET /v1/agents/{name}?project"""
+    return json_response(house(request).config.agent(request.path_params["name"], _project(request)))
+
+
+async def show_config(request: Request) -> Response:
+    """GET /v1/config?project"""
+    return json_response({"values": house(request).config.show(_project(request))})
+
+
+async def explain_config(request: Request) -> Response:
+    """GET /v1/config/explain?key&project"""
+    return json_response(house(request).config.explain(request.query_params.get("key", ""), _project(request)))
+
+
+async def trust_state(request: Request) -> Response:
+    """GET /v1/config/trust?project"""
+    return json_response(house(request).config.trust_state(_required_project(request)))
+
+
+class TrustRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/config/trust: trust goes to this content, not to whatever is there a moment later."""
+
+    project: str
+    hash: str
+
+
+async def trust(request: Request) -> Response:
+    """POST /v1/config/trust"""
+    wanted = await read_json(request, TrustRequest)
+    parts = house(request)
+    await parts.gate.pass_through(principal(request), "config.trust", wanted.project, hash=wanted.hash)
+    await parts.config.trust(Path(wanted.project), wanted.hash)
+    answer: dict[str, Any] = {"trusted": True}
+    return json_response(answer)
+
+
+def _project(request: Request) -> Path | None:
+    text = request.query_params.get("project")
+    return Path(text) if text else None
+
+
+def _required_project(request: Request) -> Path:
+    project = _project(request)
+    if project is None:
+        raise AegisError(ErrorKind.USAGE, "no project is named", "add `?project=DIR`")
+    return project

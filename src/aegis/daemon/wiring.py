@@ -1,0 +1,132 @@
+"""The wiring: the only place that knows every part and joins them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aegis.daemon.doctor import Doctor
+from aegis.daemon.models import Models
+from aegis.drivers.native import NativeDriver
+from aegis.sandboxes.bwrap import Bwrap
+from aegis.sandboxes.process import ProcessKind
+from aegis.services.agents import Agents, World
+from aegis.services.agents.launching import Launching
+from aegis.services.agents.registry import Registry
+from aegis.services.config import Config
+from aegis.services.gate import Gate
+from aegis.services.mail import Mail
+from aegis.services.secrets import Secrets
+from aegis.store import Store, Timer, Timers
+from aegis.vaults.local import LocalVault
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aegis.core.clock import Clock
+    from aegis.sandboxes import SandboxKind
+    from aegis.sandboxes.link import Program
+
+_EXPIRY = "mail.expiry"
+
+
+@dataclass(kw_only=True)
+class House:
+    """Every part of a running daemon."""
+
+    home: Path
+    clock: Clock
+    store: Store
+    gate: Gate
+    mail: Mail
+    registry: Registry
+    agents: Agents
+    launching: Launching
+    secrets: Secrets
+    config: Config
+    models: Models
+    doctor: Doctor
+    timers: Timers
+    started_at: float
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    listens: list[str] = field(default_factory=list)
+    #: Programs that wait for their standard input, by exec id.
+    programs: dict[str, Program] = field(default_factory=dict)
+    pid: int = field(default_factory=os.getpid)
+
+    async def close(self) -> None:
+        """End everything in the order that loses nothing: sandboxes, model calls, the store."""
+        await self.agents.close()
+        await self.models.close()
+        await self.store.close()
+
+
+async def build(home: Path, clock: Clock) -> House:
+    """Open the home and join the parts; nothing has begun to work yet when this returns. Raises what `Store.open` raises."""
+    store = await Store.open(home / "aegis.db", clock)
+    try:
+        return _join(home, clock, store)
+    except BaseException:
+        await store.close()
+        raise
+
+
+def _join(home: Path, clock: Clock, store: Store) -> House:
+    gate = Gate(store, clock)
+    mail = Mail(store, clock, gate)
+    registry = Registry(store, clock)
+    vault = LocalVault(store, home, clock=clock)
+    secrets = Secrets(vault, gate.pass_through)
+
+    async def stored() -> set[str]:
+        return {info.name for info in await vault.list()}
+
+    config = Config(store, clock, home, os.environ)
+    models = Models(store, clock, gate, secrets.reveal_for_broker)
+    kinds: dict[str, SandboxKind] = {kind.name: kind for kind in (Bwrap(), ProcessKind())}
+    doctor = Doctor(home, kinds, lambda: models.catalogue, stored)
+    world = World(
+        home=home,
+        store=store,
+        clock=clock,
+        gate=gate,
+        mail=mail,
+        registry=registry,
+        models=models,
+        kinds=kinds,
+        drivers={"native": NativeDriver()},
+        reveal=secrets.reveal_for_broker,
+    )
+    agents = Agents(world)
+    timers = Timers(store, clock)
+    launching = Launching(
+        home=home, definitions=config, kinds=kinds, strongest=doctor.strongest, stored=stored, providers=models.know_project
+    )
+
+    async def expire(timer: Timer) -> None:
+        data: dict[str, Any] = timer.data
+        await store.write(lambda tx: mail.expire(tx, timer.key, instance=data["instance"], session=data["session"]))
+
+    mail.on_accepted = agents.deliver
+    mail.set_expiry = lambda tx, envelope: timers.set(
+        tx, _EXPIRY, envelope.id, envelope.expires or 0.0, {"instance": envelope.instance, "session": envelope.session}
+    )
+    timers.on(_EXPIRY, expire)
+    return House(
+        home=home,
+        clock=clock,
+        store=store,
+        gate=gate,
+        mail=mail,
+        registry=registry,
+        agents=agents,
+        launching=launching,
+        secrets=secrets,
+        config=config,
+        models=models,
+        doctor=doctor,
+        timers=timers,
+        started_at=clock.now(),
+    )

@@ -1,0 +1,75 @@
+"""The nouns: an instance, what it was launched with, the states it goes through."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from aegis.drivers import AgentLimits
+from aegis.sandboxes import Limits
+
+
+class State(StrEnum):
+    """Where an instance is in its life. `enabled` is separate: a disabled one stays stopped until somebody starts it."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class MountRule(msgspec.Struct, frozen=True):
+    """A host path that an instance sees; read-only unless `writable`."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an instance is started with, again and again, until it is deleted. Holds names of secrets, never values."""
+
+    agent: str
+    kit: str | None = None
+    driver: str | None = "native"  # None: a plain program, `command`
+    command: list[str] = []
+    model: str | None = None  # None for a plain program
+    system: str | None = None
+    permission: str = "write"
+    sandbox: str
+    workspace: str | None = None
+    mounts: list[MountRule] = []
+    secrets: list[str] = []
+    exposed: list[str] = []  # secrets put into the environment inside, because a person said so
+    env: dict[str, str] = {}
+    limits: Limits = Limits()
+    turn: AgentLimits = AgentLimits()
+    pause_after: float = 60.0  # seconds of idleness until the sandbox is frozen
+    stop_after: float = 300.0  # further seconds until it is stopped
+    on_interrupt: str = "resume"  # or "hold"
+    project: str | None = None
+    ephemeral: bool = False  # deleted when the program that it was made for ends, or at the next start of the daemon
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the workspace is read-only inside."""
+        return self.permission == "read"
+
+
+class Instance(msgspec.Struct):
+    """A row of `instances`, kept in memory while it exists. Times are wall seconds."""
+
+    id: str
+    handle: str
+    idx: int
+    launch: Launch
+    state: State
+    reason: str
+    enabled: bool
+    token: str
+    created_at: float
+    last_active_at: float
+    stopped_at: float | None = None

@@ -1,0 +1,146 @@
+"""The table `instances`: who exists. All rows are in memory as well, because every request asks for one."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from aegis.core.errors import AegisError, ErrorKind, unknown_name
+from aegis.core.events import InstanceCreated, InstanceDeleted, InstanceState
+from aegis.core.ids import check_handle, new_handle, new_id
+from aegis.services.agents.model import Instance, Launch, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aegis.core.clock import Clock
+    from aegis.store import Store, Tx
+
+
+class Registry:
+    """Owner of the table `instances` and of the events `instance.*`."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._by_id: dict[str, Instance] = {}
+        self._by_handle: dict[str, Instance] = {}
+
+    def load(self) -> None:
+        """Read every row; called once at start."""
+        rows = self._store.read(
+            lambda db: db.execute(
+                "SELECT id, handle, idx, launch, state, reason, enabled, token, created_at, last_active_at, stopped_at FROM instances"
+            ).fetchall()
+        )
+        for row in rows:
+            self._remember(
+                Instance(
+                    id=row[0],
+                    handle=row[1],
+                    idx=row[2],
+                    launch=msgspec.json.decode(row[3], type=Launch),
+                    state=State(row[4]),
+                    reason=row[5],
+                    enabled=bool(row[6]),
+                    token=row[7],
+                    created_at=row[8],
+                    last_active_at=row[9],
+                    stopped_at=row[10],
+                )
+            )
+
+    def all(self) -> list[Instance]:
+        """Every instance, oldest first."""
+        return sorted(self._by_id.values(), key=lambda i: (i.created_at, i.id))
+
+    def find(self, name: str) -> Instance | None:
+        """The instance with this handle or id."""
+        return self._by_handle.get(name) or self._by_id.get(name)
+
+    def get(self, name: str) -> Instance:
+        """As `find`; raises NOT_FOUND with the nearest handle."""
+        found = self.find(name)
+        if found is None:
+            raise unknown_name("instance", name, self._by_handle, "see `aegis instance list`")
+        return found
+
+    async def create(self, handle: str | None, launch: Launch, also: Callable[[Tx], None]) -> Instance:
+        """A new instance in state `created`. Raises USAGE for a bad handle, CONFLICT for a taken one. `also` joins the transaction."""
+        if handle is None:
+            handle = new_handle(set(self._by_handle))
+        elif check_handle(handle) in self._by_handle:
+            raise AegisError(ErrorKind.CONFLICT, f"the handle `{handle}` is taken", f"see `aegis instance info {handle}`")
+        taken = {i.idx for i in self._by_id.values()}
+        idx = next(n for n in range(1, len(taken) + 2) if n not in taken)
+        now = self._clock.now()
+        instance = Instance(new_id("inst"), handle, idx, launch, State.CREATED, "", True, secrets.token_urlsafe(24), now, now)
+        self._remember(instance)  # before the write, so that two requests at once cannot take one handle
+
+        def store(tx: Tx) -> None:
+            also(tx)
+            tx.execute(
+                "INSERT INTO instances (id, handle, idx, launch, state, enabled, token, created_at, last_active_at) "
+                "VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?)",
+                (instance.id, instance.handle, idx, msgspec.json.encode(launch).decode(), State.CREATED, instance.token, now, now),
+            )
+            tx.append(InstanceCreated(instance.handle, launch.agent, launch.sandbox, launch.workspace), instance=instance.id)
+
+        try:
+            await self._store.write(store)
+        except BaseException:
+            self.forget(instance)
+            raise
+        return instance
+
+    async def move(self, instance: Instance, state: State, reason: str = "", *, stderr: str = "", keep_trying: bool = False) -> None:
+        """Change the state, durably and as an event. With `keep_trying` a disk that takes nothing does not stop the change in memory."""
+        previous = instance.state
+        if previous == state:
+            return
+        now = self._clock.now()
+        ended = state in (State.STOPPED, State.FAILED)
+        instance.state, instance.reason = state, reason
+        instance.stopped_at = now if ended else None
+        instance.last_active_at = now
+
+        def store(tx: Tx) -> None:
+            tx.execute(
+                "UPDATE instances SET state = ?, reason = ?, stopped_at = ?, last_active_at = ? WHERE id = ?",
+                (state, reason, instance.stopped_at, now, instance.id),
+            )
+            tx.append(InstanceState(state, previous, reason, stderr), instance=instance.id)
+
+        try:
+            await self._store.write(store)
+        except AegisError:
+            if not keep_trying:
+                raise
+
+    def enable(self, tx: Tx, instance: Instance, enabled: bool) -> None:
+        """Set whether messages and programs may wake it."""
+        instance.enabled = enabled
+        tx.execute("UPDATE instances SET enabled = ? WHERE id = ?", (enabled, instance.id))
+
+    async def relaunch(self, instance: Instance, launch: Launch) -> None:
+        """Replace what the instance is started with, from its next start on."""
+        instance.launch = launch
+        await self._store.write(
+            lambda tx: tx.execute("UPDATE instances SET launch = ? WHERE id = ?", (msgspec.json.encode(launch).decode(), instance.id))
+        )
+
+    def delete(self, tx: Tx, instance: Instance) -> None:
+        """Remove the row. Its events stay. Call `forget` when that is on disk."""
+        tx.execute("DELETE FROM instances WHERE id = ?", (instance.id,))
+        tx.append(InstanceDeleted(instance.handle), instance=instance.id)
+
+    def _remember(self, instance: Instance) -> None:
+        self._by_id[instance.id] = instance
+        self._by_handle[instance.handle] = instance
+
+    def forget(self, instance: Instance) -> None:
+        """Free the handle: the row is gone, or was never written."""
+        self._by_id.pop(instance.id, None)
+        self._by_handle.pop(instance.handle, None)

@@ -1,0 +1,166 @@
+"""The table of keys: the one place that says which keys exist, what they may hold, what they mean and what they are when unset.
+
+Validation, `aegis config explain`, the environment's variables and the key reference in the documentation all come from it.
+In a name, `NAME` stands for any name, `PROVIDER` for that of a provider and `VARIABLE` for that of an environment variable.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final, get_args
+
+from aegis.drivers import AgentLimits
+from aegis.sandboxes import Limits, SandboxName
+from aegis.services.config import kinds as k
+
+_URL: Final = re.compile(r"https?://[A-Za-z0-9\[][^\s@]{0,500}")  # no user info: credentials are secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key. `default` is in the typed form of its kind; None means that the daemon chooses, or that there is none."""
+
+    name: str
+    kind: k.Kind
+    meaning: str
+    default: Any = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self.name.split("."))
+
+    @property
+    def variable(self) -> str | None:
+        """The environment variable that sets it; None for a key with a placeholder and for lists."""
+        if self.name == "version" or not PLACEHOLDERS.keys().isdisjoint(self.parts) or isinstance(self.kind, (k.Mounts, k.Secrets)):
+            return None
+        return "AEGIS_" + self.name.upper().replace(".", "_")
+
+
+_TURN: Final = AgentLimits()
+
+#: What may be said of one agent and, under `defaults`, of all that do not say otherwise.
+_AGENT: Final = (
+    Key("provider", k.Choice(("native",)), "The driver: which program runs the agent. `native` is Aegis's own agent.", "native"),
+    Key(
+        "model",
+        k.Text("`provider/model` or an alias from `models`", limit=264),
+        "The model, as `provider/model` or as an alias declared under `models`. Unset: the best one the daemon can reach.",
+    ),
+    Key(
+        "sandbox",
+        k.Choice(get_args(SandboxName)),
+        "What isolates an instance. `process` is no boundary. Unset: the strongest one that works here.",
+    ),
+    Key("permission", k.Choice(("read", "write")), "`read` makes the workspace read-only inside.", "write"),
+    Key(
+        "workspace",
+        k.Text("a path"),
+        "The directory shown as the workspace; relative to the project. Unset: whoever starts an instance says it.",
+    ),
+    Key(
+        "mounts",
+        k.Mounts(),
+        "Further host paths shown inside, read-only unless `writable`; relative to the project; `~` is your home directory.",
+        [],
+    ),
+    Key("limits.memory", k.Size(), "Memory of all processes of an instance together."),
+    Key("limits.cpus", k.Number(), "Processors an instance may use at once, such as `1.5`."),
+    Key("limits.pids", k.Whole(8, 4_194_304), "Processes and threads an instance may have."),
+    Key(
+        "limits.required",
+        k.Flag(),
+        "Refuse to start where one of these three limits cannot be enforced, instead of warning.",
+        Limits().required,
+    ),
+    Key("limits.rounds", k.Whole(1, 10_000), "Model calls in one turn.", _TURN.rounds),
+    Key("limits.turn", k.Duration(), "How long one turn may take.", _TURN.turn_seconds),
+    Key("limits.tool", k.Duration(), "How long one tool call may take.", _TURN.tool_seconds),
+    Key(
+        "context_tokens",
+        k.Whole(1000, 10_000_000),
+        "Tokens of conversation sent to the model; older parts are left out beyond it.",
+        _TURN.context_tokens,
+    ),
+    Key("max_tokens", k.Whole(1, 1_000_000), "Tokens the model may write in one answer.", _TURN.max_tokens),
+    Key(
+        "secrets",
+        k.Secrets(),
+        "Secrets its work needs. `NAME` stays with the daemon, which uses it for the agent; `NAME:env` is shown to it as a variable.",
+        [],
+    ),
+    Key(
+        "env.VARIABLE",
+        k.Text(limit=32_768),
+        "An environment variable inside. Not for secrets: everybody who can read the file can read it.",
+    ),
+    Key("idle.pause", k.Duration(), "How long an instance is idle before its processes are frozen.", 60.0),
+    Key("idle.stop", k.Duration(), "How long it then stays frozen before its sandbox is stopped.", 300.0),
+    Key(
+        "on_interrupt",
+        k.Choice(("resume", "hold")),
+        "After a crash of the daemon: go on with the turn that was cut short, or wait for the next message.",
+        "resume",
+    ),
+)
+
+KEYS: Final = (
+    Key("version", k.Whole(1, 1), "The version of this format.", 1),
+    Key("default_agent", k.Text("the name of an agent", k.NAME), "The agent taken where none is named.", "agent"),
+    *(Key(f"defaults.{key.name}", key.kind, key.meaning, key.default) for key in _AGENT),
+    *(Key(f"agents.NAME.{key.name}", key.kind, key.meaning) for key in _AGENT),
+    Key("agents.NAME.system", k.Text(limit=262_144), "The system prompt."),
+    Key(
+        "agents.NAME.system_file",
+        k.Text("a file name"),
+        "A `.md` or `.txt` file with the system prompt, relative to `.aegis/` (user layer: `config/` in the home).",
+    ),
+    Key("models.NAME.model", k.Text("`provider/model`", k.MODEL), "What the alias stands for, as `provider/model`."),
+    Key("providers.PROVIDER.base_url", k.Text("an http or https address without user name", _URL), "Where the provider is."),
+    Key(
+        "providers.PROVIDER.dialect",
+        k.Choice(("anthropic", "openai")),
+        "How to speak to it: Anthropic Messages or OpenAI Chat Completions.",
+    ),
+    Key("providers.PROVIDER.secret", k.Text("the name of a secret", k.VARIABLE), "The secret that is sent to it as its key. Unset: none."),
+)
+
+#: A branch of the tree of keys: by segment, a deeper branch or the key itself.
+Tree = dict[str, "Tree | Key"]
+
+
+def _tree() -> Tree:
+    root: Tree = {}
+    for key in KEYS:
+        branch = root
+        *path, leaf = key.parts
+        for part in path:
+            deeper = branch.setdefault(part, {})
+            assert isinstance(deeper, dict), key.name
+            branch = deeper
+        branch[leaf] = key
+    return root
+
+
+TREE: Final = _tree()
+#: Parts of a name that stand for any name of a shape. The first two name entries, which are declared even when they say nothing.
+PLACEHOLDERS: Final = {"NAME": k.NAME, "PROVIDER": k.PROVIDER, "VARIABLE": k.VARIABLE}
+ENTRIES: Final = ("NAME", "PROVIDER")
+
+
+def find(name: str) -> Key | None:
+    """The key that a concrete dotted name such as `agents.reviewer.model` is a case of."""
+    branch: Tree | Key = TREE
+    for part in name.split("."):
+        if isinstance(branch, Key):
+            return None
+        deeper = branch.get(part)
+        if deeper is None:
+            for placeholder, pattern in PLACEHOLDERS.items():
+                if placeholder in branch and pattern.fullmatch(part):
+                    deeper = branch[placeholder]
+        if deeper is None:
+            return None
+        branch = deeper
+    return branch if isinstance(branch, Key) else None

@@ -1,0 +1,106 @@
+"""The nouns of the configuration: what an agent, a provider and a whole project declare, typed and complete.
+
+Plain data, ready for JSON. Paths are absolute, model aliases are resolved, durations are seconds and sizes bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from aegis.drivers import AgentLimits
+from aegis.sandboxes import Limits
+
+
+class MountDefinition(msgspec.Struct, frozen=True):
+    """A host path that an agent sees; at the same path inside unless `target` says another, read-only unless `writable`."""
+
+    source: str
+    target: str | None = None
+    writable: bool = False
+
+
+class SecretUse(msgspec.Struct, frozen=True):
+    """A secret that an agent's work needs. `exposed` puts it into the environment inside; otherwise it stays with the daemon."""
+
+    name: str
+    exposed: bool = False
+
+
+class AgentDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """A declared agent. `model` and `sandbox` are None where nobody chose: the daemon then takes what this machine offers."""
+
+    name: str
+    source: str  # the place of its declaration, or "built in"
+    provider: str  # the driver
+    model: str | None
+    sandbox: str | None
+    permission: str
+    workspace: str | None
+    system: str | None
+    mounts: list[MountDefinition]
+    secrets: list[str]
+    exposed: list[str]  # the ones among `secrets` that are put into the environment inside
+    env: dict[str, str]
+    limits: Limits
+    turn: AgentLimits
+    pause_after: float
+    stop_after: float
+    on_interrupt: str
+
+
+class ProviderDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """A declared model provider: where it is, which dialect it speaks, which secret proves us to it."""
+
+    name: str
+    source: str
+    base_url: str
+    dialect: Literal["anthropic", "openai"]
+    secret: str | None = None
+
+
+class ProjectConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything in effect for a project, or, without one, for the home alone."""
+
+    project: str | None
+    hash: str | None  # of the project's files; None without a project
+    default_agent: str
+    agents: dict[str, AgentDefinition]
+    models: dict[str, str]  # alias -> provider/model
+    providers: dict[str, ProviderDefinition]
+
+
+class TrustState(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a project's declarations take effect, and in `summary`, line by line, what they would do."""
+
+    path: str
+    hash: str
+    trusted: bool
+    summary: list[str]
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """One value in effect and the layer it comes from."""
+
+    key: str
+    value: Any
+    source: str
+
+
+class LayerValue(msgspec.Struct, frozen=True):
+    """What one layer says about a key, and where."""
+
+    source: str
+    value: Any
+    place: str
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a key has the value it has: `layers` from the strongest to the weakest, the first one that counts wins."""
+
+    key: str
+    value: Any
+    source: str
+    layers: list[LayerValue]
+    meaning: str

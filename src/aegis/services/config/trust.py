@@ -1,0 +1,67 @@
+"""Which declarations a person has read and accepted: the table `trusted_projects`.
+
+Trust is in a path with a content, so an edit, a pull or a switch to an unknown branch asks again, and a switch back does not. It does
+not look at what the declarations say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aegis.core.text import one_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aegis.core.clock import Clock
+    from aegis.services.config.model import AgentDefinition, ProjectConfig
+    from aegis.store import Store
+
+
+_SANDBOXES: Final = {None: "the strongest sandbox here", "process": "NO sandbox (process): it acts as you"}
+
+
+class Trust:
+    """Remembers trusted (project, hash) pairs."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    def is_trusted(self, project: Path, digest: str) -> bool:
+        """Whether a person accepted exactly this content at exactly this path."""
+        return bool(
+            self._store.read(
+                lambda db: db.execute("SELECT 1 FROM trusted_projects WHERE path = ? AND hash = ?", (str(project), digest)).fetchone(),
+            )
+        )
+
+    async def trust(self, project: Path, digest: str) -> None:
+        """Remember it; returns when that is on disk."""
+        row = (str(project), digest, self._clock.now())
+        await self._store.write(lambda tx: tx.execute("INSERT OR IGNORE INTO trusted_projects (path, hash, at) VALUES (?, ?, ?)", row))
+
+
+def summary(config: ProjectConfig) -> list[str]:
+    """What the declarations would do, as printable lines: what each agent runs in, sees and is given, and where keys would be sent."""
+    lines = [f"default agent: {config.default_agent}"]
+    for agent in config.agents.values():
+        lines.extend(_agent_lines(agent))
+    for provider in config.providers.values():
+        secret = f", with the secret {provider.secret}" if provider.secret else ", without a key"
+        lines.append(f"provider {provider.name}: model calls go to {provider.base_url}{secret}")
+    return [one_line(line, 500) for line in lines]
+
+
+def _agent_lines(agent: AgentDefinition) -> list[str]:
+    sandbox = _SANDBOXES.get(agent.sandbox, f"sandbox {agent.sandbox}")
+    lines = [f"agent {agent.name}: {sandbox}, permission {agent.permission}, model {agent.model or 'chosen at start'}"]
+    if agent.workspace:
+        lines.append(f"agent {agent.name}: workspace {agent.workspace}")
+    lines.extend(f"agent {agent.name}: {'can write' if mount.writable else 'sees'} {mount.source}" for mount in agent.mounts)
+    for secret in agent.secrets:
+        use = "is given the value of" if secret in agent.exposed else "uses, through the daemon,"
+        lines.append(f"agent {agent.name}: {use} the secret {secret}")
+    if agent.env:
+        lines.append(f"agent {agent.name}: sets {', '.join(agent.env)}")
+    return lines
