@@ -8,7 +8,7 @@ import sys
 
 from benchmarks.harness import show
 
-NAMES = ("cli", "store", "tether", "sandboxes", "daemon")
+NAMES = ("cli", "store", "tether", "sandboxes", "daemon", "streaming")
 
 
 def main() -> int:

@@ -25,7 +25,8 @@ def main(quick: bool = False) -> list[Row]:
     def run(*args: str) -> None:
         subprocess.run([sys.executable, *args], check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    aegis = partial(run, "-m", "aegis")
+    script = Path(sys.executable).with_name("aegis")  # what people run; `-m` adds 8 ms
+    aegis = partial(run, *([str(script)] if script.exists() else ["-m", "aegis"]))
     try:
         floor = measure(partial(run, "-c", "pass"), n)
         version = measure(partial(aegis, "--version"), n)

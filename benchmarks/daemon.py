@@ -1,4 +1,4 @@
-"""The whole path, through the real daemon: start, spawn, accept, turn, wake, idle.
+"""The whole path, through the real daemon: start, spawn, accept, turn, wake, idle, and a start on a long past.
 
 Floors: a Python interpreter that does nothing for the start of the daemon and of a sandbox; one fdatasync of 256 bytes for what
 must be on disk.
@@ -6,8 +6,11 @@ must be on disk.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,10 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from aegis.client import launch
 from aegis.client.api import Client, pages
-from benchmarks.harness import Row, measure, row
+from aegis.core.clock import SystemClock
+from aegis.core.events import InstanceState
+from aegis.store import Store
+from benchmarks.harness import Row, end, measure, row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from aegis.store import Tx
 
 
 def main(quick: bool) -> list[Row]:
@@ -35,14 +43,14 @@ def main(quick: bool) -> list[Row]:
         launch.ensure_daemon(home)
         client = Client(launch.socket_path(home))
         try:
-            rows += _footprint(client, 5 if quick else 100)
+            rows += _footprint(client, 5 if quick else 200)
+            rows += _accepting(client, home, 20 if quick else 300, 400 if quick else 10_000, sync)
             for sandbox in _sandboxes(client):
                 rows += _spawns(client, sandbox, 3 if quick else 20, python)
                 rows += _turns(client, sandbox, n, sync)
         finally:
-            client.shutdown()
-            while launch.answers(launch.socket_path(home)):
-                time.sleep(0.01)
+            end(client)
+        rows.append(_recovers(folder / "past", 10_000 if quick else 100_000, 2 if quick else 5, python))
         return rows
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -58,17 +66,84 @@ def _sync(path: Path) -> Callable[[], object]:
     return append
 
 
-def _starts(home: Path, n: int, floor: list[float]) -> Row:
+def _starts(home: Path, n: int, floor: list[float], name: str = "daemon: ready", note: str = "budget 400 ms") -> Row:
     times = []
     for _ in range(n):
         started = time.perf_counter()
         launch.ensure_daemon(home)
         times.append((time.perf_counter() - started) * 1000)
-        Client(launch.socket_path(home)).shutdown()
-        while launch.answers(launch.socket_path(home)):
-            time.sleep(0.005)
-        time.sleep(0.05)
-    return row("daemon: ready", sorted(times), floor, "budget 400 ms")
+        end(Client(launch.socket_path(home)))
+    return row(name, sorted(times), floor, note)
+
+
+def _recovers(home: Path, events: int, n: int, floor: list[float]) -> Row:
+    """The start on a home whose log is long."""
+    home.mkdir(mode=0o700)
+
+    def append(tx: Tx) -> None:
+        for _ in range(500):
+            tx.append(InstanceState("running", "starting", "", ""), instance="inst_1")
+
+    async def fill() -> None:
+        store = await Store.open(home / "aegis.db", SystemClock())
+        while store.head < events:
+            await store.write(append)
+        await store.close()
+
+    asyncio.run(fill())
+    return _starts(home, n, floor, f"daemon: ready on a home with {events:,} events", "budget 1 000 ms")
+
+
+def _accepting(client: Client, home: Path, n: int, many: int, floor: list[float]) -> list[Row]:
+    """Accepting messages while their session is busy, so that no turn of them runs meanwhile: alone, and on 64 connections at once."""
+    client.instances.start({"handle": "busy", "agent": "agent", "sandbox": "process", "model": "scripted/directives"})
+    client.mail.send("busy", "[[hang 600]]")
+    body = json.dumps({"v": 1, "type": "user.message", "payload": {"text": "hello"}}).encode()
+    request = b"POST /v1/instances/busy/tether HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    pid, path = client.status()["pid"], str(launch.socket_path(home))
+    with socket.socket(socket.AF_UNIX) as door:
+        door.connect(path)
+
+        def send() -> None:
+            door.sendall(request)
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += door.recv(65536)
+            if b" 202 " not in answer:
+                raise AssertionError(answer)
+
+        alone = measure(send, n, warm=5)
+    cpu = _cpu(pid)
+    started = time.perf_counter()
+    together = asyncio.run(_flood(path, request, 64, many // 64))
+    seconds = time.perf_counter() - started
+    cpu = (_cpu(pid) - cpu) / len(together) * 1e6
+    client.instances.delete("busy")
+    note = f"{len(together) / seconds:,.0f} per s, {cpu:,.0f} us of the daemon each; budget 10 000 per s"
+    return [
+        row("daemon: accept a message alone (HTTP, kept connection)", alone, floor, "budget 0.5 ms"),
+        row("daemon: accept messages on 64 connections", together, floor, note),
+    ]
+
+
+async def _flood(path: str, request: bytes, connections: int, each: int) -> list[float]:
+    times: list[float] = []
+
+    async def one() -> None:
+        reader, writer = await asyncio.open_unix_connection(path)
+        for _ in range(each):
+            started = time.perf_counter()
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            if b" 202 " not in head:
+                raise AssertionError(head)
+            size = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+            await reader.readexactly(size)
+            times.append((time.perf_counter() - started) * 1000)
+        writer.close()
+
+    await asyncio.gather(*(one() for _ in range(connections)))
+    return sorted(times)
 
 
 def _footprint(client: Client, count: int) -> list[Row]:

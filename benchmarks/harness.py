@@ -6,10 +6,13 @@ A row stands beside the floor it was measured against in the same run; read the 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from aegis.client.api import Client
 
 
 class Row(NamedTuple):
@@ -46,6 +49,14 @@ def row(name: str, times: Sequence[float], floor: Sequence[float] | None = None,
 def percentile(times: Sequence[float], percent: float) -> float:
     """The value below which `percent` of the sorted times lie."""
     return times[min(len(times) - 1, int(len(times) * percent / 100))]
+
+
+def end(client: Client) -> None:
+    """End a daemon and wait until its process is gone: until then it may still write to its home."""
+    pid = client.status()["pid"]
+    client.shutdown()
+    while Path(f"/proc/{pid}").exists():
+        time.sleep(0.005)
 
 
 def show(rows: Iterable[Row]) -> str:

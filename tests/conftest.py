@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+# A shell's `&` and `nohup` leave these ignored, and every program a test starts would inherit that.
+for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, action)
+
+
 class RealDaemon:
     """The real daemon as a process of its own, started as the CLI starts it. Can be killed and started again."""
 

@@ -104,7 +104,8 @@ async def test_a_turn_is_not_continued_for_ever(open_bench: Callable[[], Awaitab
 async def test_on_interrupt_hold_does_not_continue(open_bench: Callable[[], Awaitable[Bench]]) -> None:
     bench = await open_bench()
     instance = await bench.start()
-    await bench.house.registry.relaunch(instance, msgspec.structs.replace(instance.launch, on_interrupt="hold"))
+    held = msgspec.structs.replace(instance.launch, on_interrupt="hold")
+    await bench.house.store.write(lambda tx: bench.house.registry.relaunch(tx, instance, held))
     receipt = await bench.send(instance, '[[call bash {"command": "sleep 30"}]] [[say never]]')
     await bench.until(lambda: bool(bench.house.store.events(0, types=["turn.tool.call"]).events))
     await bench.house.close()

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import subprocess
+from pathlib import Path
 
 from tests.cli.conftest import Program
 
@@ -47,6 +48,27 @@ def test_a_daemon_killed_is_started_again_by_the_next_verb(daemon: Program) -> N
     assert daemon("status", code=7)
     assert daemon.lines("ls") == []
     assert daemon.json("status")["pid"] != pid
+
+
+def test_a_backup_is_a_whole_home_together_with_its_key(daemon: Program, tmp_path: Path) -> None:
+    daemon("secret", "set", "NAME", stdin=b"value")
+    daemon("instance", "start", "--name", "a", "--sandbox", "process", "--model", "scripted/echo")
+    daemon("send", "a", "remember this", "--wait")
+    told = daemon.json("backup", "copy.db")
+    copy = tmp_path.resolve() / "copy.db"
+    assert told == {"path": str(copy), "bytes": copy.stat().st_size}
+    done = daemon("backup", "copy.db", code=2)
+    assert "is there already" in done.stderr
+    assert "master.key" in daemon("backup", "other.db").stderr
+    daemon("backup", "nowhere/copy.db", code=2)
+
+    daemon("down")
+    for name in ("aegis.db", "aegis.db-wal", "aegis.db-shm"):
+        (daemon.home / name).unlink(missing_ok=True)
+    copy.rename(daemon.home / "aegis.db")
+    assert "remember this" in daemon("transcript", "a").stdout
+    shown = daemon("run", "--sandbox", "process", "--secret", "NAME:env", "--", "printenv", "NAME")
+    assert shown.stdout == "value\n"
 
 
 def test_doctor_tells_of_sandboxes_and_models(daemon: Program) -> None:

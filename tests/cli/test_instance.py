@@ -16,13 +16,23 @@ Start = Callable[..., Any]
 
 def test_start_says_what_the_instance_got(daemon: Program, tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
-    done = daemon("instance", "start", "--name", "a", "--sandbox", "process", "--workspace", "w", "--read-only")
+    done = daemon("instance", "start", "--name", "a", "--sandbox", "process", "--workspace", "w")
     assert "started a" in done.stdout
-    assert f"{tmp_path.resolve()}/w (read-only)" in done.stdout
+    assert f"{tmp_path.resolve()}/w (read and write)" in done.stdout
     assert "scripted/echo" in done.stdout
     assert "warning: the sandbox `process` has no boundary" in done.stderr
     assert "warning: scripted/echo is a script, not a model" in done.stderr
     assert "hint: `aegis chat a`" in done.stderr
+
+
+def test_what_has_no_effect_on_an_instance_that_is_there_is_told(daemon: Program, start: Start) -> None:
+    start("a")
+    daemon("instance", "disable", "a")
+    again = daemon("instance", "start", "--name", "a", "--model", "scripted/directives", "--memory", "1G")
+    assert "started again a" in again.stdout
+    assert "`a` was started again as it was made; --memory, --model had no effect" in again.stderr
+    daemon("instance", "disable", "a")
+    assert "had no effect" not in daemon("instance", "start", "--name", "a", "--model", "scripted/echo", "--sandbox", "process").stderr
 
 
 def test_a_life_from_start_to_delete(daemon: Program, start: Start) -> None:

@@ -14,7 +14,20 @@ from aegis.cli.options import Megabytes, MountType, Pair, PointInTime, _Session
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("512M", 512), ("512", 512), ("2g", 2048), ("1.5 GiB", 1536), ("0", None), ("-1", None), ("1T", None), ("", None)]
+    ("text", "size"),
+    [
+        ("512M", 512),
+        ("512", 512),
+        ("2g", 2048),
+        ("1.5 GiB", 1536),
+        ("0", None),
+        ("-1", None),
+        ("1T", 1024**2),
+        ("4096k", 4),
+        ("1k", None),
+        ("5Q", None),
+        ("", None),
+    ],
 )
 def test_sizes_are_megabytes(text: str, size: int | None) -> None:
     _expect(Megabytes(), text, size)

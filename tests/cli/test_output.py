@@ -48,6 +48,30 @@ def _screens(json: bool = False) -> tuple[Output, Screen, Screen]:
     return output, out, err
 
 
+ROWS = [["a", "short"], ["long-handle-of-some-instance", "a text that goes on for quite some time, and then some more"], ["世界", "wide"]]
+
+
+def _table(columns: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    output, out, _ = _screens()
+    output._out_tty, output.plain = True, True
+    output.table(("HANDLE", "TEXT"), ROWS)
+    output.flush()
+    return out.text.splitlines()
+
+
+def test_a_table_fits_the_terminal_or_becomes_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _table(200, monkeypatch)[2] == "  ".join(ROWS[1])
+    assert _table(60, monkeypatch) == [
+        "HANDLE" + " " * 24 + "TEXT",
+        "a" + " " * 29 + "short",
+        "long-handle-of-some-instance  a text that goes on for quite…",
+        "世界" + " " * 26 + "wide",
+    ]
+    assert all(len(line) <= 30 for line in _table(30, monkeypatch))
+    assert _table(20, monkeypatch)[:3] == ["HANDLE  a", "TEXT    short", ""]
+
+
 def test_text_from_anybody_loses_what_acts_on_a_terminal() -> None:
     output, out, err = _screens()
     output.say(EVIL)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
 import subprocess
 from collections.abc import Callable
@@ -11,6 +13,9 @@ from typing import Any
 import pytest
 from tests.cli.conftest import Program
 from tests.cli.terminal import Terminal
+
+from aegis.cli.chat import View
+from aegis.cli.output import Output
 
 Start = Callable[..., Any]
 SLOW = '[[say working]] [[call bash {"command": "sleep 1000"}]]'
@@ -107,7 +112,7 @@ def test_ctrl_c_cuts_the_turn_and_the_conversation_goes_on(script: Program) -> N
         terminal.type(f"{SLOW}\n")
         terminal.expect("→ bash")
         terminal.type("\x03")
-        terminal.expect("error: ")
+        terminal.expect("cut")
         terminal.expect("script> ")
         terminal.type("[[say back again]]\n")
         terminal.expect("back again")
@@ -116,6 +121,76 @@ def test_ctrl_c_cuts_the_turn_and_the_conversation_goes_on(script: Program) -> N
         assert terminal.wait() == 0
     outcomes = [e["data"]["outcome"] for e in script.lines("events") if e["type"] == "turn.finished"]
     assert outcomes == ["cancelled", "completed"]
+
+
+def _kill(program: Program) -> None:
+    """SIGKILL to the daemon; returns when it is gone."""
+    pid = program.json("status")["pid"]
+    ended = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert select.select([ended], [], [], 30)[0]
+    os.close(ended)
+
+
+def test_waiting_survives_the_death_of_the_daemon(script: Program) -> None:
+    process = script.popen("send", "script", "[[hang 2]] [[say after all]]", "--wait", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    events = script.popen("events", "-f", "--after", "0", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert events.stdout is not None
+    for line in events.stdout:
+        if json.loads(line)["type"] == "turn.started":
+            break
+    _kill(script)
+    out, err = process.communicate(timeout=45)
+    assert (process.returncode, out) == (0, b"after all\n"), err
+    assert b"warning: the daemon died; it is started again" in err
+    _, err = events.communicate(timeout=45)
+    assert events.returncode == 7
+    assert json.loads(err)["hint"].startswith("`aegis events -f --after ")
+
+
+def test_a_conversation_survives_the_death_of_the_daemon(script: Program) -> None:
+    with Terminal(script, "chat", "script") as terminal:
+        terminal.expect("script> ")
+        terminal.type('[[say one]] [[call bash {"command": "sleep 2; echo slept"}]] [[say finished]]\n')
+        terminal.expect("→ bash")
+        _kill(script)
+        terminal.expect("the daemon died; it is started again")
+        terminal.expect("cut short, and continued")
+        terminal.expect("finished")
+        terminal.expect("script> ")
+        _kill(script)
+        terminal.type("[[say back again]]\n")
+        terminal.expect("back again")
+
+
+def test_a_command_ends_with_the_daemon_and_says_so(script: Program) -> None:
+    process = script.popen("exec", "script", "--", "sh", "-c", "echo ready; sleep 1000", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    _kill(script)
+    _, err = process.communicate(timeout=45)
+    assert process.returncode == 7
+    assert b"the daemon ended while `sh` ran, and the command with it" in err
+
+
+@pytest.mark.parametrize(
+    ("frames", "shown"),
+    [
+        (["+he", "+llo", "=hello"], "hello\n"),
+        (["+he", "=hello"], "hello\n"),
+        (["=hello"], "hello\n"),
+        (["+one", "+two", "=one", "=two"], "onetwo\n"),
+        (["+one", "+tw", "=one", "=two"], "onetwo\n"),
+        (["+lost", "=other"], "lost\nother\n"),
+    ],
+)
+def test_what_was_shown_in_pieces_is_not_shown_again(frames: list[str], shown: str, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    output = Output()
+    view = View(output)
+    for frame in frames:
+        view.show("assistant.delta" if frame[0] == "+" else "assistant.text", {"text": frame[1:]})
+    output.flush()
+    assert capsysbinary.readouterr().out.decode() == shown
 
 
 def test_events_are_listed_and_followed(echo: Program) -> None:

@@ -133,6 +133,20 @@ async def test_an_agent_from_start_to_delete(daemon: RealDaemon, tmp_path: Path)
         assert await client.instances() == []
 
 
+async def test_a_turn_outlives_the_daemon(daemon: RealDaemon) -> None:
+    async with Aegis(daemon.home) as client:
+        agent = await client.start("agent", handle="py", sandbox="process", model="scripted/directives")
+        events = agent.turn("[[hang 1]] [[say after all]]")
+        seen = []
+        async for event in events:
+            seen.append(event)
+            if event.type == "turn.started" and daemon.pid == (await client.status())["pid"]:
+                daemon.kill()
+        outcomes = [event.fact.outcome for event in seen if isinstance(event.fact, TurnFinished)]
+        assert outcomes == [Outcome.INTERRUPTED, Outcome.COMPLETED]
+        assert len({event.seq for event in seen}) == len(seen)
+
+
 async def test_secrets_go_in_and_only_their_names_come_out(daemon: RealDaemon) -> None:
     async with Aegis(daemon.home) as client:
         await client.secrets.set("KEY", "hidden")

@@ -75,7 +75,10 @@ async def test_the_same_content_elsewhere_is_not_trusted(config: Config, project
 
 
 def test_the_summary_says_what_would_take_effect(config: Config, project: Path) -> None:
-    text = DECLARED + 'providers: {lab: {base_url: "http://127.0.0.1:1/\\x1b[31m", dialect: openai, secret: LAB}}\n'
+    text = (
+        DECLARED.replace("/data", '"/data\\x1b[31m"')
+        + 'providers: {lab: {base_url: "http://127.0.0.1:1/", dialect: openai, secret: LAB}}\n'
+    )
     (project / ".aegis.yaml").write_text(text)
     lines = config.trust_state(project).summary
     assert "agent x: NO sandbox (process): it acts as you, permission write, model a/b" in lines

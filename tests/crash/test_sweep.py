@@ -1,4 +1,4 @@
-"""The crash sweep: at every fault point of mail and turns the daemon is killed, an exception is raised, the disk is full.
+"""The crash sweep: at every fault point of instances, mail and turns the daemon is killed, an exception is raised, the disk is full.
 
 Whatever happens, after the daemon is there again: every message that was accepted is answered by exactly one final terminal frame,
 stands in the conversation exactly once and in the order of acceptance, its effects were made at least once, and numbers only grow.
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MESSAGES = 3
+#: At which passage a point of these parts strikes.
+NTH = {"store": 4, "instance": 1}
 
 
 @pytest.fixture
@@ -60,6 +62,17 @@ def finish(daemon: RealDaemon, handle: str, receipt: dict[str, Any]) -> dict[str
         except AegisError:
             continue
     raise AssertionError(f"{receipt} was never answered")
+
+
+def forget(daemon: RealDaemon, handle: str) -> None:
+    """Delete the instance, across deaths of the daemon."""
+    for _ in range(10):
+        revive(daemon)
+        with contextlib.suppress(AegisError):
+            if handle not in {item["handle"] for item in daemon.client.instances.all()}:
+                return
+            daemon.client.instances.delete(handle)
+    raise AssertionError(f"{handle} cannot be deleted")
 
 
 def all_events(daemon: RealDaemon) -> list[dict[str, Any]]:
@@ -104,7 +117,7 @@ def check(daemon: RealDaemon, handle: str, receipts: list[dict[str, Any]], outco
 @pytest.mark.parametrize("action", ["kill", "raise", "enospc"])
 @pytest.mark.parametrize("name", sorted(POINTS))
 def test_nothing_accepted_is_lost(mortal: RealDaemon, tmp_path: Path, name: str, action: str) -> None:
-    mortal.up(faults=f"{name}={action}:{4 if name.startswith('store.') else 2}")
+    mortal.up(faults=f"{name}={action}:{NTH.get(name.partition('.')[0], 2)}")
     with contextlib.suppress(AegisError):  # a fault may hit the start of the instance itself
         mortal.start("a", workspace=str(tmp_path))
     revive(mortal)
@@ -120,3 +133,5 @@ def test_nothing_accepted_is_lost(mortal: RealDaemon, tmp_path: Path, name: str,
     # A death is survived; a defect or a full disk inside a turn fails that turn and no other.
     assert set(outcomes) <= ({"completed"} if action == "kill" else {"completed", "failed"})
     assert outcomes.count("failed") <= 1
+    forget(mortal, "a")
+    assert list((mortal.home / "instances").iterdir()) == []

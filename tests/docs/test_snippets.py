@@ -64,7 +64,9 @@ def test_snippets_run(document: Path, place: tuple[Path, dict[str, str]], bwrap:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_examples_run(example: Path, place: tuple[Path, dict[str, str]]) -> None:
+def test_examples_run(example: Path, place: tuple[Path, dict[str, str]], bwrap: bool) -> None:
+    if 'permission="read"' in example.read_text() and not bwrap:
+        pytest.skip("no sandbox on this machine that could keep an agent from writing")
     work, env = place
     done = subprocess.run([sys.executable, str(example)], cwd=work, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -46,7 +47,7 @@ os.setsid()
 if os.fork(): os._exit(0)
 time.sleep(600)
 END
-{sys.executable} -I -S tree.py
+{shlex.quote(sys.executable)} -I -S tree.py
 setsid sh -c 'trap "" TERM HUP INT; sleep 600 & sleep 600' &
 sleep 600 & echo ready; sleep 600
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -186,7 +187,9 @@ async def test_a_signal_reaches_the_whole_group(guest: Any) -> None:
 @pytest.mark.parametrize("how", ["close", "kill"])
 async def test_giving_a_program_up_kills_its_children_in_sessions_of_their_own(guest: Any, how: str) -> None:
     (guest.cwd / "daemonise.py").write_text(DAEMONISE)
-    program = await guest.link.run(["sh", "-c", f"{sys.executable} -I -S daemonise.py; setsid sleep 600 & echo $!; echo $$; sleep 600"])
+    program = await guest.link.run(
+        ["sh", "-c", f"{shlex.quote(sys.executable)} -I -S daemonise.py; setsid sleep 600 & echo $!; echo $$; sleep 600"]
+    )
     pids = [int(await line_of(program)) for _ in range(3)]
     assert not any(map(gone, pids))
     if how == "close":

@@ -1,6 +1,7 @@
 """The demo model against a real copy of the demo repository, with tools that really do what they are asked."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -97,7 +98,7 @@ class Program:
                     (self.root / path).write_text(text.replace(old, new))
                     return "replaced 1", True
                 case _:
-                    command = re.sub(r"^python3", sys.executable, arguments["command"])
+                    command = re.sub(r"^python3", shlex.quote(sys.executable), arguments["command"])
                     done = subprocess.run(
                         ["/bin/sh", "-c", command],
                         cwd=self.root,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ while True:
     with open("away", "a") as f: f.write("x")
     time.sleep(0.002)
 END
-{sys.executable} -I -S away.py
+{shlex.quote(sys.executable)} -I -S away.py
 echo ready
 while :; do printf x >>ticks; sleep 0.002; done
 """

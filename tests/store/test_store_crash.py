@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -72,7 +73,7 @@ def test_nothing_acknowledged_is_lost_and_no_number_comes_twice(tmp_path: Path, 
         assert lines[0]["head"] >= highest
         highest = max(highest, *fresh, *shown)
         acked |= fresh
-    with sqlite3.connect(path) as checker:
+    with closing(sqlite3.connect(path)) as checker:
         assert checker.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         rows = {seq: json.loads(data)["text"] for seq, data in checker.execute("SELECT seq, data FROM events")}
         tables = {row[0] for row in checker.execute("SELECT name FROM meta WHERE name LIKE '%/%'")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ def names(store: Store) -> set[str]:
 
 async def test_a_write_is_on_disk_when_it_returns(store: Store) -> None:
     seq = await store.write(lambda tx: tx.append(Text("hello"), instance="i", session="host:default", turn="t"))
-    with sqlite3.connect(store.path) as other:
+    with closing(sqlite3.connect(store.path)) as other:
         assert other.execute("SELECT seq, type, instance, session, turn, data FROM events").fetchall() == [
             (seq, "turn.text", "i", "host:default", "t", '{"text":"hello"}')
         ]

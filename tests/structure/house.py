@@ -56,6 +56,7 @@ SPAWN_SITES = frozenset(
         "client/launch.py",  # the daemon
         "guest/agent/tools/children.py",  # the native agent's tools, inside the sandbox
         "guest/agent/tools/shell.py",
+        "guest/fork.py",  # the agent, in a copy of the guest
         "guest/programs.py",  # what the daemon asks the guest to run, inside the sandbox
         "sandboxes/bwrap/kind.py",  # bwrap, to ask for its version
         "sandboxes/bwrap/sandbox.py",
@@ -76,6 +77,7 @@ ENVIRONMENT_READERS = frozenset(
         "daemon/wiring.py",  # AEGIS_..., handed to the configuration
         "guest/agent/main.py",
         "guest/agent/tools/shell.py",
+        "guest/fork.py",  # puts the program's own in its place
         "guest/supervisor.py",
         "sandboxes/conformance/basics.py",  # to look for it inside
         "sandboxes/conformance/life.py",

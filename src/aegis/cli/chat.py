@@ -1,12 +1,13 @@
 """A conversation with an agent at the terminal, or with lines from a pipe.
 
 A turn is read from the log by cursor, so an interrupted read loses nothing: Ctrl-C closes the stream, asks the daemon to cancel
-the turn, and reads on to its end.
+the turn, and reads on to its end; a daemon that dies is started again and read on from.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,7 @@ from aegis.cli.output import Output
 from aegis.cli.reach import client
 from aegis.cli.talk import failure_of, undelivered
 from aegis.cli.verbs import Verb
+from aegis.client import lasting
 from aegis.client.api import answers
 from aegis.core.errors import AegisError, ErrorKind
 
@@ -51,10 +53,14 @@ def chat(out: Output, handle: str, session: Session) -> int:
         render.cautions(out, item)
     code = 0
     for line in _lines(out, item["handle"]):
-        failure = _turn(out, daemon, item["id"], session, line)
-        if failure is not None:
+        failure = _turn(out, daemon, item["handle"], session, line)
+        if failure is None:
+            continue
+        if out.interactive and failure.kind is ErrorKind.INTERRUPTED:
+            out.say(("cut", "yellow"))
+        else:
             out.error(failure)
-            code = failure.exit_code
+        code = failure.exit_code
     return 0 if out.interactive else code
 
 
@@ -84,34 +90,39 @@ def _lines(out: Output, handle: str) -> Iterator[str]:
             yield text
 
 
-def _turn(out: Output, daemon: Client, ident: str, session: Session, text: str) -> AegisError | None:
+def _turn(out: Output, daemon: Client, handle: str, session: Session, text: str) -> AegisError | None:
     """Send one message and show the turn that answers it; returns its error if it did not complete."""
-    try:
-        receipt = daemon.mail.send(ident, text, session=session)
-    except AegisError as exc:
-        if exc.kind is ErrorKind.UNREACHABLE:
-            raise
-        return exc
     view = View(out)
+
+    def ended(told: str) -> None:
+        view.close()
+        out.warn(told)
+
+    try:
+        receipt = lasting.send(daemon, handle, text, session=session)
+    except AegisError as exc:
+        return exc
     cursor, cancelled = receipt["ingress_seq"], False
     while True:
         try:
-            with daemon.mail.stream(ident, cursor, session) as frames:
+            with closing(lasting.frames(daemon, handle, cursor, session, ended=ended)) as frames:
                 for frame in frames:
-                    payload = frame["payload"]
-                    view.show(frame["type"], payload)
-                    cursor = frame["seq"]
+                    cursor = max(cursor, frame["seq"])
+                    view.show(frame["type"], frame["payload"])
                     if answers(frame, receipt["id"]):
-                        return failure_of(payload)
-                    if frame["type"] == "event.failed" and receipt["id"] in payload["ids"]:
-                        return undelivered(ident, payload["reason"])
-            return AegisError(ErrorKind.UNREACHABLE, "the daemon ended before the answer", "the message is kept: `aegis up`")
+                        return failure_of(frame["payload"])
+                    if frame["type"] == "event.failed" and receipt["id"] in frame["payload"]["ids"]:
+                        return undelivered(handle, frame["payload"]["reason"])
+        except AegisError as exc:
+            view.close()
+            return exc
         except KeyboardInterrupt:
             if cancelled:
                 raise
             cancelled = True
             view.close()
-            daemon.mail.cancel(ident, session)
+            with suppress(AegisError):  # then there is no turn to cut: the daemon died, or the instance was deleted
+                daemon.mail.cancel(handle, session)
 
 
 class View:
@@ -147,8 +158,13 @@ class View:
                 self.close()
                 mark = ("✓ ", "green") if payload.get("ok") else ("✗ ", "red")
                 self._out.say(mark, render.compact(payload.get("output", "")), (f"  {payload.get('ms', 0):.0f} ms", "dim"))
+            case "assistant.done" if (payload.get("error") or {}).get("will_continue"):
+                self.close()
+                self._text = ""
+                self._out.say(("… cut short, and continued", "yellow"))
             case "assistant.done":
                 self.close()
+                self._text = ""
                 usage = payload.get("usage") or {}
                 if usage.get("input"):
                     self._out.say((f"{render.tokens(usage)}, {payload.get('ms', 0) / 1000:.1f} s", "dim"))
@@ -160,10 +176,14 @@ class View:
         self._out.piece(text, "dim" if what == "thinking" else "")
 
     def _whole(self, text: str) -> None:
-        """The whole text, of which pieces may have been shown: show what is missing."""
+        """A whole text, of which pieces may have been shown: show what is missing. Pieces of the next one may be there already."""
+        if self._text.startswith(text):
+            self._text = self._text[len(text) :]
+            if not self._text:
+                self.close()
+            return
         if text.startswith(self._text):
-            if rest := text[len(self._text) :]:
-                self._piece("text", rest)
+            self._piece("text", text[len(self._text) :])
         else:
             self.close()
             self._piece("text", text)

@@ -60,6 +60,7 @@ ROOT = Table(
         "down": Row("daemon", "down", "Stop the daemon and every instance.", _DAEMON),
         "status": Row("daemon", "status", "Say whether the daemon runs, and what it holds.", _DAEMON),
         "doctor": Row("daemon", "doctor", "Examine this machine and say what to mend.", _DAEMON),
+        "backup": Row("daemon", "backup", "Write a copy of the database to a file.", _DAEMON),
         "serve": Row("daemon", "serve", "Run the daemon in the foreground.", _DAEMON),
         "ls": Row("instance", "show_list", "List the instances.", _INSTANCES),
         "ps": Row("watch", "ps", "Show what each instance uses.", _INSTANCES),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from aegis.cli.options import Word
 from aegis.cli.output import Output
 from aegis.cli.verbs import Verb
 
 
 @click.command(cls=Verb, json=False)
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=Word("script for the shell", ("bash", "zsh", "fish")))
 @click.pass_obj
 def completion(out: Output, shell: str) -> None:
     """Print the completion script of a shell.

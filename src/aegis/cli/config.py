@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aegis.cli.instance import show_trust
+from aegis.cli.options import complete_agent, complete_key
 from aegis.cli.output import Output, Piece
 from aegis.cli.reach import client, project, required_project
 from aegis.cli.verbs import Verb
 from aegis.core.errors import AegisError, ErrorKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @click.command("list", cls=Verb)
@@ -34,13 +38,22 @@ def agent_list(out: Output) -> None:
 
 
 @click.command("show", cls=Verb)
-@click.argument("name")
+@click.argument("name", shell_complete=complete_agent)
 @click.pass_obj
 def agent_show(out: Output, name: str) -> None:
     """Show one definition."""
     item = client().agent(name, project())
     out.data(item)
-    out.pairs((key.replace("_", " "), _text(value)) for key, value in item.items() if value not in (None, "", [], {}))
+    out.pairs(_flat(item))
+
+
+def _flat(item: dict[str, Any]) -> Iterator[tuple[str, Piece]]:
+    """What is set, one row for each, the members of a mapping one by one."""
+    for key, value in item.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}.{name}", piece) for name, piece in _flat(value))
+        elif value not in (None, "", []):
+            yield key, _text(value)
 
 
 @click.command(cls=Verb)
@@ -50,13 +63,16 @@ def show(out: Output) -> None:
 
     A flag is stronger than the environment, that than the project, that than your own file, that than the default.
     """
-    values = client().config.show(project())
+    daemon, where = client(), project()
+    values = daemon.config.show(where)
     out.data({"values": values})
     out.table(("KEY", "VALUE", "FROM"), ([(row["key"], "bold"), _text(row["value"]), (str(row["source"]), "dim")] for row in values))
+    if where is not None and not daemon.config.trust(where)["trusted"]:
+        out.warn(f"the declarations in {where} are not trusted, so they are not in force; `aegis config trust`")
 
 
 @click.command(cls=Verb)
-@click.argument("key")
+@click.argument("key", shell_complete=complete_key)
 @click.pass_obj
 def explain(out: Output, key: str) -> None:
     """Say where the value of one key comes from.
@@ -86,9 +102,9 @@ def trust(out: Output, directory: str | None, yes: bool) -> None:
     told = daemon.config.trust(where)
     if not told["trusted"]:
         if not yes:
+            show_trust(out, told["path"], told["summary"])
             if not out.interactive:
                 raise AegisError(ErrorKind.DENIED, f"nobody is there to agree to {told['path']}", "read it; --yes agrees to it")
-            show_trust(out, told["path"], told["summary"])
             if not out.ask("Trust these declarations?"):
                 raise AegisError(ErrorKind.DENIED, f"{told['path']} stays untrusted")
         daemon.config.grant(where, told["hash"])

@@ -1,13 +1,15 @@
-"""Verbs about the daemon itself: up, down, status, doctor, serve."""
+"""Verbs about the daemon itself: up, down, status, doctor, backup, serve."""
 
 from __future__ import annotations
 
 import os
 import select
+from pathlib import Path
 from typing import Any
 
 import click
 
+from aegis.cli.options import complete_sandbox
 from aegis.cli.output import Output, Piece
 from aegis.cli.reach import client, running_client
 from aegis.cli.verbs import Verb
@@ -108,7 +110,7 @@ def status(out: Output) -> int:
 
 
 @click.command(cls=Verb)
-@click.option("--sandbox", metavar="NAME", help="Run the whole conformance suite of one kind of sandbox.")
+@click.option("--sandbox", metavar="NAME", shell_complete=complete_sandbox, help="Run the whole conformance suite of one kind of sandbox.")
 @click.option("--store", is_flag=True, help="Check the database and everything it refers to.")
 @click.pass_obj
 def doctor(out: Output, sandbox: str | None, store: bool) -> int:
@@ -122,7 +124,10 @@ def doctor(out: Output, sandbox: str | None, store: bool) -> int:
       aegis doctor
       aegis doctor --sandbox bwrap
     """
-    told = client().doctor(sandbox=sandbox, store=store)
+    daemon = client()
+    if sandbox and out.interactive:
+        out.say((f"trying to break out of `{sandbox}` in every known way; this takes some ten seconds", "dim"))
+    told = daemon.doctor(sandbox=sandbox, store=store)
     out.data(told)
     for title, key in (("Checks", "checks"), ("Sandboxes", "sandboxes"), ("Models", "models"), ("Conformance", "conformance")):
         if told.get(key):
@@ -133,6 +138,28 @@ def doctor(out: Output, sandbox: str | None, store: bool) -> int:
     conforms = all(check["ok"] or check.get("skipped") for check in told.get("conformance") or [])
     usable = any(kind["ok"] for kind in told.get("sandboxes", [])) or not told.get("sandboxes")
     return 0 if sound and conforms and usable else 1
+
+
+@click.command(cls=Verb)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_obj
+def backup(out: Output, file: Path) -> None:
+    """Write a copy of the database to a file.
+
+    The daemon goes on meanwhile. The copy holds events, messages, conversations, definitions of instances and sealed secrets; to
+    read the secrets one also needs `master.key` of the home, which is best kept in another place. FILE must not be there yet.
+
+    \b
+    Examples:
+      aegis backup /media/disk/aegis-2026-01-31.db
+    """
+    target = Path(os.path.abspath(file.expanduser()))
+    if os.path.lexists(target):
+        raise AegisError(ErrorKind.USAGE, f"{target} is there already", "name a new file")
+    told = client().backup(target)
+    out.data(told)
+    out.say(("saved ", "green"), (told["path"], "bold"), (f"  {told['bytes'] / 2**20:.1f} MiB", "dim"))
+    out.hint(f"to read the secrets in it, also keep {launch.home() / 'master.key'}, in another place")
 
 
 @click.command(cls=Verb, json=False)
@@ -173,4 +200,4 @@ def _span(seconds: float) -> str:
         return f"{days:.0f} days"
     if hours >= 2:
         return f"{hours:.0f} hours"
-    return f"{minutes:.0f} minutes" if minutes >= 2 else f"{seconds:.0f} seconds"
+    return f"{minutes:.0f} minutes" if minutes >= 2 else f"{seconds:.0f} s"

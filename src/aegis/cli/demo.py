@@ -7,6 +7,7 @@ words come from the offline script `scripted/demo`; the sandbox, the tools, the 
 from __future__ import annotations
 
 import base64
+import json
 import os
 import select
 import shutil
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import closing
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,53 +23,69 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from aegis.cli.chat import View
+from aegis.cli.options import Word, complete_sandbox
 from aegis.cli.verbs import Verb
-from aegis.client import launch
+from aegis.client import lasting, launch
 from aegis.client.api import Client, pages
 from aegis.core.errors import AegisError, ErrorKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from aegis.cli.output import Output
-    from aegis.client.shapes import Frame, Receipt
 
 SCRIPT: Final = "scripted/demo"
 HANDLE: Final = "demo"
 TASK: Final = "A test in this repository fails. Find out why, mend the code (not the test), and run the tests again."
 FOLLOW_UP: Final = "Thank you. In one sentence: what was wrong?"
+OWN_FOLLOW_UP: Final = "Thank you. In one sentence: what did you do?"
 TESTS: Final = ["python3", "-m", "unittest", "-q"]
 #: How long the demo waits for one turn, in seconds.
 PATIENCE: Final = 1800.0
 _SESSION: Final = ("host", "default")
+#: The provider that `--base-url` declares in the demo's own home, and the variable that may hold its key.
+LOCAL: Final = "local"
+LOCAL_KEY: Final = "LOCAL_API_KEY"
 #: Which secret a provider's key is stored under; it is taken from the variable of that name.
 _KEYS: Final = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
+_BUILT_IN: Final = (*_KEYS, "ollama", "lmstudio", "vllm", "scripted")
 
 
 @click.command(cls=Verb, json=False)
 @click.option("--model", default=SCRIPT, show_default=True, help="A real model, as provider/model; its key is taken from the environment.")
-@click.option("--sandbox", help="A sandbox by name; the strongest one that works here by default.")
+@click.option("--base-url", metavar="URL", help="Where the model is served, such as `http://127.0.0.1:8080/v1`.")
+@click.option(
+    "--dialect", type=Word("dialect", ("openai", "anthropic")), default="openai", show_default=True, help="What is spoken at --base-url."
+)
+@click.option("--sandbox", shell_complete=complete_sandbox, help="A sandbox by name; the strongest one that works here by default.")
 @click.option("--repo", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Work on this repository of yours.")
 @click.option("--task", help="What to do there.")
 @click.option("--keep", is_flag=True, help="Keep the temporary home and repository.")
 @click.pass_obj
-def demo(out: Output, model: str, sandbox: str | None, repo: Path | None, task: str | None, keep: bool) -> int:
+def demo(
+    out: Output, model: str, base_url: str | None, dialect: str, sandbox: str | None, repo: Path | None, task: str | None, keep: bool
+) -> int:
     """Show the main job: an agent in a sandbox mends a real repository while its daemon is killed.
+
+    The demo has a home of its own and sees none of your settings. A model server of your own is named with --base-url; if it wants a
+    key, put that into LOCAL_API_KEY.
 
     \b
     Examples:
       aegis demo
       aegis demo --model ollama/qwen3-coder
+      aegis demo --model qwen3-coder --base-url http://127.0.0.1:8080/v1
       aegis demo --repo . --task "make the failing test pass" --model anthropic/claude-sonnet-4-5
     """
     if (repo is None) != (task is None):
         raise AegisError(
             ErrorKind.USAGE, "--repo and --task go together", 'for example: aegis demo --repo . --task "make the failing test pass"'
         )
+    model = _model(model, base_url)
     out.live = True
     folder = Path(tempfile.mkdtemp(prefix="aegis-demo-"))
     run = Demo(out, folder / "home", model, sandbox)
     try:
+        if base_url:
+            _declare(folder / "home", base_url, dialect)
         return run.show(repo.resolve() if repo else _make_repository(folder / "textkit"), task or TASK, own=repo is not None)
     finally:
         run.end()
@@ -75,6 +93,26 @@ def demo(out: Output, model: str, sandbox: str | None, repo: Path | None, task: 
             out.say(("kept: ", "dim"), str(folder))
         else:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _model(model: str, base_url: str | None) -> str:
+    """The model as `provider/model`; raises USAGE when nobody could know where it is."""
+    if base_url is not None:
+        if model == SCRIPT:
+            raise AegisError(ErrorKind.USAGE, "--base-url needs a --model", "name a model that is served there: `--model NAME`")
+        return model if model.startswith(f"{LOCAL}/") else f"{LOCAL}/{model}"
+    provider, slash, _ = model.partition("/")
+    if not slash or provider not in _BUILT_IN:
+        told = f"the demo knows no model provider `{provider}`" if slash else f"`{model}` is not `provider/model`"
+        raise AegisError(ErrorKind.USAGE, told, f"providers: {', '.join(_BUILT_IN)}; for any other server add --base-url URL")
+    return model
+
+
+def _declare(home: Path, base_url: str, dialect: str) -> None:
+    """Write the configuration of the demo's home."""
+    provider = {"base_url": base_url, "dialect": dialect, **({"secret": LOCAL_KEY} if os.environ.get(LOCAL_KEY) else {})}
+    home.mkdir(mode=0o700)
+    (home / "config.yaml").write_text(json.dumps({"providers": {LOCAL: provider}}))
 
 
 class Demo:
@@ -112,7 +150,7 @@ class Demo:
         if done["outcome"] != "completed":
             raise AegisError(ErrorKind.FAILED, f"the turn ended as {done['outcome']}", str((done.get("error") or {}).get("error", "")))
         self._step("pause, and wake by a message")
-        self._pause_and_wake()
+        self._pause_and_wake(OWN_FOLLOW_UP if own else FOLLOW_UP)
         after = None if own else self._tests("tests after")
         self._step("what changed")
         out.say(_git(repo, "--no-pager", "diff", "--no-color", "--no-ext-diff", "--", ".").rstrip() or "nothing")
@@ -139,7 +177,8 @@ class Demo:
         return self._daemon
 
     def _store_key(self, daemon: Client) -> None:
-        name = _KEYS.get(self._model.partition("/")[0])
+        provider = self._model.partition("/")[0]
+        name = LOCAL_KEY if provider == LOCAL and os.environ.get(LOCAL_KEY) else _KEYS.get(provider)
         if name is None:
             return
         value = os.environ.get(name)
@@ -165,7 +204,7 @@ class Demo:
         assert self._daemon is not None
         receipt = self._daemon.mail.send(HANDLE, text, session=_SESSION)
         view, results = View(self._out), 0
-        for frame in self._frames(receipt):
+        for frame in lasting.frames(self._daemon, HANDLE, receipt["ingress_seq"], _SESSION, timeout=PATIENCE):
             payload = frame.get("payload") or {}
             view.show(frame["type"], payload)
             results += frame["type"] == "tool.result"
@@ -176,22 +215,11 @@ class Demo:
                 and receipt["id"] in payload["in_reply_to"]
                 and not (payload.get("error") or {}).get("will_continue")
             ):
+                if results < kill_after and not any(name == "recovery" for name, _ in self._proof):
+                    told = f"not shown: the agent was done after {results} tool results, before the daemon was to be killed"
+                    self._proved("recovery", told)
                 return payload
-        raise AegisError(ErrorKind.TIMEOUT, "the turn did not end", f"`aegis logs {HANDLE}` with --keep")
-
-    def _frames(self, receipt: Receipt) -> Iterator[Frame]:
-        """The frames after a message, across the death of the daemon."""
-        cursor, deadline = receipt["ingress_seq"], time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            assert self._daemon is not None
-            try:
-                with self._daemon.mail.stream(HANDLE, cursor, _SESSION) as frames:
-                    for frame in frames:
-                        cursor = max(cursor, frame["seq"])
-                        yield frame  # type: ignore[misc]
-            except AegisError as error:
-                if error.kind is not ErrorKind.UNREACHABLE:
-                    raise
+        raise AssertionError("frames never end")
 
     def _kill(self, view: View) -> None:
         assert self._daemon is not None
@@ -205,14 +233,28 @@ class Demo:
         select.select([descriptor], [], [], 10)
         os.close(descriptor)
         self._up("daemon again after kill -9", "the turn is continued from what is on disk")
-        page = self._daemon.mail.poll(
-            HANDLE, head, session=_SESSION, wait=30.0, types=("status.presence", "assistant.delta", "event.ack", "tool.call")
-        )
-        if page["frames"]:
+        if self._continued(head):
             self._proved("recovery", f"{(time.perf_counter() - killed) * 1000:.0f} ms from the kill to the agent at work again")
+        else:
+            self._proved("recovery", "not shown: the turn was over before the kill")
 
-    def _pause_and_wake(self) -> None:
+    def _continued(self, head: int) -> bool:
+        """Return when the agent is at work on a turn that was cut after event `head`; False when that turn had ended before."""
         assert self._daemon is not None
+        cut = False
+        with closing(lasting.frames(self._daemon, HANDLE, head, _SESSION, timeout=PATIENCE)) as frames:
+            for frame in frames:
+                if cut:
+                    return True
+                if frame["type"] == "assistant.done":
+                    cut = bool((frame["payload"].get("error") or {}).get("will_continue"))
+                    if not cut:
+                        return False
+        raise AssertionError("frames never end")
+
+    def _pause_and_wake(self, follow_up: str) -> None:
+        assert self._daemon is not None
+        self._daemon.instances.act(HANDLE, "resume")  # it is stopped when nothing was left to do after the crash
         self._daemon.instances.act(HANDLE, "pause")
         used = self._daemon.instances.stats(HANDLE)["cpu_seconds"]
         time.sleep(0.5)
@@ -220,8 +262,8 @@ class Demo:
         self._out.say(f"paused; CPU used in half a second: {idle:.2f} s")
         self._proved("asleep", f"{idle:.2f} s of CPU in 0.5 s while paused")
         head = self._daemon.status()["head"]
-        self._out.say(("you: ", "bold"), FOLLOW_UP)
-        self._turn(FOLLOW_UP)
+        self._out.say(("you: ", "bold"), follow_up)
+        self._turn(follow_up)
         times: dict[str, float] = {}
         for event in pages(self._daemon, head, HANDLE):
             if event["type"] == "mail.accepted":

@@ -12,6 +12,7 @@ import secrets
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from aegis.client.api import Client
 
 _CHUNK = 64 * 1024
+_REMOVED_SECONDS = 30.0
 
 
 @click.command("exec", cls=Verb, json=False, tail="-- COMMAND...")
@@ -97,25 +99,36 @@ def execute(
     """Run `argv` in an instance with this program's own input and output; returns the exit code for the shell."""
     stdin = interactive or (sys.stdin is not None and not sys.stdin.isatty())
     with daemon.instances.exec(handle, argv, env=env, cwd=cwd, stdin=stdin) as stream:
-        for item in stream:
-            if "s" in item:
-                out.raw(item["s"], base64.b64decode(item["d"]))
-            elif item.get("done"):
-                code = int(item["exit_code"])
-                return 128 - code if code < 0 else code
-            elif stdin:
-                # It may wait for input for ever, so nobody waits for it.
-                threading.Thread(target=_feed, args=(daemon, handle, item["exec_id"]), daemon=True).start()
-    raise AegisError(ErrorKind.UNREACHABLE, f"the daemon ended while `{argv[0]}` ran in `{handle}`", "see `aegis status`")
+        try:
+            for item in stream:
+                if "s" in item:
+                    out.raw(item["s"], base64.b64decode(item["d"]))
+                elif item.get("done"):
+                    code = int(item["exit_code"])
+                    return 128 - code if code < 0 else code
+                elif stdin:
+                    # It may wait for input for ever, so nobody waits for it.
+                    threading.Thread(target=_feed, args=(daemon, handle, item["exec_id"]), daemon=True).start()
+        except AegisError as exc:
+            if exc.kind is not ErrorKind.UNREACHABLE:
+                raise
+    told = f"the daemon ended while `{argv[0]}` ran, and the command with it"
+    raise AegisError(ErrorKind.UNREACHABLE, told, "what it wrote to the workspace is there; run it again")
 
 
 def _remove(daemon: Client, handle: str) -> None:
-    """Delete what `run` made, of which there may be nothing if it did not start."""
-    try:
-        daemon.instances.delete(handle)
-    except AegisError as exc:
-        if exc.kind is not ErrorKind.NOT_FOUND:
-            raise
+    """Delete what `run` made, or see the daemon do so, which does it by itself when the command ends; returns when it is gone."""
+    deadline = time.monotonic() + _REMOVED_SECONDS
+    while True:
+        try:
+            daemon.instances.delete(handle)
+            return
+        except AegisError as exc:
+            if exc.kind in (ErrorKind.NOT_FOUND, ErrorKind.UNREACHABLE):
+                return  # a daemon that ended forgets it at its next start
+            if exc.kind is not ErrorKind.CONFLICT or time.monotonic() >= deadline:
+                raise
+        time.sleep(0.02)
 
 
 def _feed(daemon: Client, handle: str, exec_id: str) -> None:

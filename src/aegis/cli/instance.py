@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from aegis.cli import render
-from aegis.cli.options import Megabytes, MountType, Pair, handle_argument, handles_argument
+from aegis.cli.options import (
+    STATES,
+    Megabytes,
+    MountType,
+    Pair,
+    Word,
+    complete_agent,
+    complete_sandbox,
+    complete_secret,
+    handle_argument,
+    handles_argument,
+)  # fmt: skip
 from aegis.cli.output import Output, state
 from aegis.cli.reach import client, project
 from aegis.cli.verbs import Verb
@@ -27,7 +38,12 @@ def spec_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--name", "handle", metavar="HANDLE", help="Its handle; without one it gets a readable name."),
         click.option("--kit", metavar="KIT", help="A kit to start from, such as `agent`."),
-        click.option("--sandbox", metavar="KIND", help="The kind of sandbox; the strongest that works here if not given."),
+        click.option(
+            "--sandbox",
+            metavar="KIND",
+            shell_complete=complete_sandbox,
+            help="The kind of sandbox; the strongest that works here if not given.",
+        ),
         click.option("--model", metavar="PROVIDER/MODEL", help="The model, such as `anthropic/claude-sonnet-4-5`."),
         click.option("--workspace", metavar="DIR", help="The directory it works in; a private empty one if not given."),
         click.option("--read-only", is_flag=True, help="Let it read the workspace and not write."),
@@ -39,11 +55,18 @@ def spec_options(function: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             help="Show a path inside, read-only without `:rw`.",
         ),
-        click.option("--secret", "secrets", metavar="NAME[:env]", multiple=True, help="A secret it may use; `:env` shows it inside."),
+        click.option(
+            "--secret",
+            "secrets",
+            metavar="NAME[:env]",
+            multiple=True,
+            shell_complete=complete_secret,
+            help="A secret it may use; `:env` shows it inside.",
+        ),
         click.option("--env", "env", type=Pair(), multiple=True, help="A variable for programs inside."),
         click.option("--memory", "memory_mb", type=Megabytes(), help="The most memory, such as `512M`."),
         click.option("--cpus", type=click.FloatRange(min=0, min_open=True), metavar="N", help="The most processor time, in cores."),
-        click.option("--pids", type=click.IntRange(min=1), metavar="N", help="The most processes."),
+        click.option("--pids", type=click.IntRange(min=8), metavar="N", help="The most processes and threads; at least 8."),
         click.option("--system", metavar="TEXT", help="A system prompt in place of the agent's own."),
     ]
     for option in reversed(options):
@@ -101,7 +124,7 @@ def show_trust(out: Output, path: str, summary: Any) -> None:
 
 
 @click.command(cls=Verb, tail="[-- COMMAND...]")
-@click.argument("agent", required=False)
+@click.argument("agent", required=False, shell_complete=complete_agent)
 @spec_options
 @click.pass_obj
 def start(out: Output, /, agent: str | None, command: tuple[str, ...], **given: Any) -> None:
@@ -118,8 +141,15 @@ def start(out: Output, /, agent: str | None, command: tuple[str, ...], **given: 
       aegis instance start --name web -- python3 -m http.server
     """
     daemon = client()
-    item, created = daemon.instances.start(within_project(out, daemon, spec_of(agent=agent, command=command, **given)))
+    spec = within_project(out, daemon, spec_of(agent=agent, command=command, **given))
+    try:
+        item, created = daemon.instances.start(spec)
+    except AegisError as error:
+        raise _left_behind(daemon, spec, error) from None
     out.data(item)
+    if not created and (ignored := _ignored(spec, item)):
+        told = f"`{item['handle']}` was started again as it was made; {', '.join(ignored)} had no effect"
+        out.warn(f"{told}. `aegis instance delete {item['handle']}` first, to make it anew")
     what = item.get("agent") or item.get("kit")
     out.say(("started " if created else "started again ", "green"), (item["handle"], "bold"), f"  ({what})" if what else "")
     out.pairs(render.brief(item), "  ")
@@ -128,7 +158,7 @@ def start(out: Output, /, agent: str | None, command: tuple[str, ...], **given: 
 
 
 @click.command("list", cls=Verb)
-@click.option("--state", "only", metavar="STATE", help="Only those in this state: running, paused, stopped, failed.")
+@click.option("--state", "only", type=Word("state", STATES), metavar="STATE", help=f"Only those in this state: {', '.join(STATES)}.")
 @click.pass_obj
 def show_list(out: Output, only: str | None) -> None:
     """List the instances.
@@ -158,6 +188,28 @@ def info(out: Output, handle: str) -> None:
     out.data(item)
     out.pairs(render.details(item))
     render.cautions(out, item)
+
+
+#: What counts also for an instance that is started again.
+_KEPT_IN_USE = frozenset({"handle", "project", "secrets"})
+_FLAGS = {"mounts": "--mount", "memory_mb": "--memory", "agent": "AGENT", "command": "the command"}
+
+
+def _ignored(spec: InstanceRequest, item: InstanceInfo) -> list[str]:
+    """The flags of a request, as a person wrote them, that would have made another instance than the one that is there."""
+    keys = [key for key, value in spec.items() if key not in _KEPT_IN_USE and item.get(key) != value]
+    return sorted(_FLAGS.get(key) or f"--{key.replace('_', '-')}" for key in keys)
+
+
+def _left_behind(daemon: Client, spec: InstanceRequest, error: AegisError) -> AegisError:
+    """The error of a start, with what to do about the instance that it may have left in state `failed`."""
+    handle = spec.get("handle")
+    if handle is None or error.kind in (ErrorKind.UNREACHABLE, ErrorKind.CONFLICT):
+        return error
+    if not any(item["handle"] == handle for item in daemon.instances.all("failed")):
+        return error
+    hint = f"`{handle}` is kept as it was made; `aegis instance delete {handle}` before you start it with other settings"
+    return AegisError(error.kind, error.message, f"{error.hint}; {hint}" if error.hint else hint, **error.data)
 
 
 def _next(handle: str, *, talks: bool, runs: bool) -> str:

@@ -5,27 +5,62 @@ from __future__ import annotations
 import os
 import re
 import time
+from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from aegis.client.project import find_project
 from aegis.client.shapes import DEFAULT_SESSION, MountSpec, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from click.shell_completion import CompletionItem
+
+    from aegis.client.api import Client
 
     _Type = click.ParamType[Any]
 else:  # older releases of click have no type argument
     _Type = click.ParamType
 
-_SIZES = {"": 1, "m": 1, "mb": 1, "mib": 1, "g": 1024, "gb": 1024, "gib": 1024}
+#: Kinds of sandbox, for completion, and the states of an instance.
+SANDBOXES = ("bwrap", "process")
+STATES = ("created", "starting", "running", "paused", "stopped", "failed")
+_UNITS = {"": 1, "k": 1 / 1024, "m": 1, "g": 1024, "t": 1024**2}
 _SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def complete_handle(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The handles that begin so, if a daemon runs; it is never started for this."""
+    """The handles that begin so."""
+    return _told(lambda daemon: [(item["handle"], item["state"]) for item in daemon.instances.all(timeout=1.0)], incomplete)
+
+
+def complete_agent(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The definitions that begin so."""
+    return _told(lambda daemon: [(item["name"], item.get("model") or "") for item in daemon.agents(find_project(Path.cwd()))], incomplete)
+
+
+def complete_secret(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The names of secrets that begin so."""
+    return _told(lambda daemon: [(item["name"], "") for item in daemon.secrets.all()], incomplete)
+
+
+def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The keys of the configuration that begin so."""
+    return _told(lambda daemon: [(item["key"], str(item["source"])) for item in daemon.config.show(find_project(Path.cwd()))], incomplete)
+
+
+def complete_sandbox(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The kinds of sandbox that begin so."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(name) for name in SANDBOXES if name.startswith(incomplete)]
+
+
+def _told(ask: Callable[[Client], list[tuple[str, str]]], incomplete: str) -> list[CompletionItem]:
+    """What the daemon knows and begins so, if it runs; it is never started for this."""
     from click.shell_completion import CompletionItem
 
     from aegis.client import launch
@@ -33,10 +68,10 @@ def complete_handle(ctx: click.Context, param: click.Parameter, incomplete: str)
     from aegis.core.errors import AegisError
 
     try:
-        found = Client(launch.socket_path(launch.home())).instances.all(timeout=1.0)
+        found = ask(Client(launch.socket_path(launch.home())))
     except AegisError:
         return []
-    return [CompletionItem(item["handle"], help=item["state"]) for item in found if item["handle"].startswith(incomplete)]
+    return [CompletionItem(name, help=about) for name, about in found if name.startswith(incomplete)]
 
 
 def handle_argument(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,15 +106,45 @@ class _Session(_Type):
 
 
 class Megabytes(_Type):
-    """A size such as `512M`, `2G` or `512`, in MiB."""
+    """A size such as `512M` or `2G`; a number alone is in MiB. Becomes MiB."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower())
-        if match is None or match[2] not in _SIZES or (size := int(float(match[1]) * _SIZES[match[2]])) < 1:
-            self.fail(f"{value!r} is not a size of at least one megabyte; write `512M` or `2G`", param, ctx)
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", str(value).strip().lower())
+        if match is None:
+            self.fail(f"{value!r} is not a size; write `512M` or `2G`", param, ctx)
+        size = int(float(match[1]) * _UNITS[match[2]])
+        if size < 1:
+            self.fail(f"{value!r} is less than a megabyte; write `512M` or `2G`", param, ctx)
         return size
+
+
+class Word(_Type):
+    """One of a closed set of words; a wrong one is told with the nearest."""
+
+    def __init__(self, name: str, words: Sequence[str], *, several: bool = False) -> None:
+        self.name = name
+        self.words = words
+        self.several = several
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        given = [word for word in value.split(",") if word] if self.several else [value]
+        for word in given:
+            if word not in self.words:
+                near = get_close_matches(word, self.words, 1)
+                known = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(self.words)}"
+                self.fail(f"there is no {self.name} `{word}`; {known}", param, ctx)
+        return given if self.several else value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(word) for word in self.words if word.startswith(incomplete)]
 
 
 class Pair(_Type):

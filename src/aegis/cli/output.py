@@ -22,6 +22,7 @@ Piece = str | tuple[str, str]
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 _STATES = {"running": "green", "starting": "cyan", "created": "cyan", "paused": "yellow", "stopped": "dim", "failed": "red"}
 _CELL = 1000
+_NARROW = 10  # columns that a cut cell keeps at least
 
 
 def state(name: str) -> Piece:
@@ -63,19 +64,24 @@ class Output:
             self._write(_json(value) + "\n")
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[Piece]]) -> None:
-        """Rows under a heading; columns as wide as they need, the last one cut at the edge of a terminal."""
+        """Rows under a heading, columns as wide as they need; on a terminal that is too narrow the widest are cut, each to no less
+        than a few characters, and on one that is narrower still each row becomes a block of lines."""
+        if self.json:
+            return
         from aegis.core.text import one_line
 
         lines = [[(title, "dim") for title in head]]
         lines += [[(one_line(text, _CELL), style) for text, style in map(_styled, row)] for row in rows]
-        widths = [max(len(line[i][0]) for line in lines) for i in range(len(head) - 1)]
-        room = self._width() - sum(width + 2 for width in widths)
+        widths = [max(_columns(line[i][0]) for line in lines) for i in range(len(head))]
+        if self._out_tty and not _fit(widths, self._width() - 2 * (len(widths) - 1)):
+            for line in lines[1:]:
+                self.pairs(zip(head, line, strict=True))
+                self.say()
+            return
         for line in lines:
             *cells, (last, style) = line
-            if self._out_tty and len(last) > max(room, 8):
-                last = last[: max(room, 8) - 1] + "…"
-            padded: list[Piece] = [(text.ljust(width + 2), style) for (text, style), width in zip(cells, widths, strict=True)]
-            self.say(*padded, (last, style))
+            padded: list[Piece] = [(_padded(text, width) + "  ", style) for (text, style), width in zip(cells, widths, strict=False)]
+            self.say(*padded, (_cut(last, widths[-1]), style))
 
     def pairs(self, rows: Iterable[tuple[str, Piece]], indent: str = "") -> None:
         """Names and values, one on a line, the values under each other."""
@@ -181,6 +187,41 @@ def _json(value: Any) -> str:
 
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if printable(text) == text else "".join(_escaped(c) if printable(c) != c else c for c in text)
+
+
+def _fit(widths: list[int], room: int) -> bool:
+    """Make the widest columns narrower until all fit into `room`; False when they would become too narrow to be read."""
+    while (over := sum(widths) - room) > 0:
+        widest = max(widths)
+        if widest <= _NARROW:
+            return False
+        second = max((width for width in widths if width < widest), default=_NARROW)
+        one = widths.index(widest)
+        widths[one] -= max(min(over, widest - max(second, _NARROW)), 1)
+    return True
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _cut(text: str, width: int) -> str:
+    """`text` in at most `width` columns."""
+    if _columns(text) <= width:
+        return text
+    while _columns(text) >= width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _padded(text: str, width: int) -> str:
+    text = _cut(text, width)
+    return text + " " * (width - _columns(text))
 
 
 def _escaped(char: str) -> str:

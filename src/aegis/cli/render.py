@@ -63,12 +63,12 @@ def size(value: float | None) -> str:
 def workspace(item: InstanceInfo) -> str:
     """The workspace and how it may be used."""
     path = item.get("workspace")
-    return f"{path} ({'read-only' if item.get('read_only') else 'read and write'})" if path else "none"
+    return f"{path} ({'read-only' if item.get('read_only') else 'read and write'})" if path else "a private one"
 
 
 def brief(item: InstanceInfo) -> list[tuple[str, Piece]]:
     """What a person should know of a fresh instance."""
-    rows: list[tuple[str, Piece]] = [("workspace", workspace(item)), ("sandbox", f"{item['sandbox']}: {item['boundary']}")]
+    rows: list[tuple[str, Piece]] = [("workspace", workspace(item)), ("sandbox", item["sandbox"])]
     if item.get("model"):
         rows.append(("model", str(item["model"])))
     return rows
@@ -99,6 +99,7 @@ def details(item: InstanceInfo) -> list[tuple[str, Piece]]:
         ("kit", item.get("kit")),
         ("driver", item.get("driver")),
         *brief(item),
+        ("boundary", (str(item.get("boundary") or ""), "dim")),
         *(("mount", f"{m['source']} → {m['target']} ({'rw' if m['writable'] else 'ro'})") for m in item.get("mounts") or []),
         ("secrets", ", ".join(item.get("secret_keys") or [])),
         ("exposed", (", ".join(item.get("exposed_secrets") or []), "yellow")),

@@ -7,6 +7,7 @@ import sys
 import click
 
 from aegis.cli import render
+from aegis.cli.options import complete_secret
 from aegis.cli.output import Output
 from aegis.cli.reach import client
 from aegis.cli.verbs import Verb
@@ -58,7 +59,7 @@ def list_(out: Output) -> None:
 
 
 @click.command(cls=Verb)
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_secret)
 @click.pass_obj
 def delete(out: Output, names: tuple[str, ...]) -> None:
     """Forget secrets.

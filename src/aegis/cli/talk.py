@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from aegis.cli import render
-from aegis.cli.options import handle_argument, session_option
+from aegis.cli.options import Word, handle_argument, session_option
 from aegis.cli.output import Output, Piece
 from aegis.cli.reach import client
 from aegis.cli.verbs import Verb
+from aegis.client import lasting
 from aegis.client.api import MAX_WAIT, answers
+from aegis.client.shapes import FRAME_TYPES
 from aegis.core.errors import AegisError, ErrorKind
 
 if TYPE_CHECKING:
     from aegis.client.api import Client
-    from aegis.client.shapes import Frame, Receipt, Session
+    from aegis.client.shapes import Frame, Mail, Receipt, Session
 
 _MAIL_STATES = {"accepted": "cyan", "injected": "yellow", "acknowledged": "green", "failed": "red", "expired": "red"}
 
@@ -38,7 +41,8 @@ def send(
     """Send a message.
 
     TEXT is the message, or `-` for standard input. When this returns the message is on disk and will be delivered, also if the
-    instance sleeps or the daemon dies. With --wait the exit code tells how the turn ended.
+    instance sleeps or the daemon dies. With --wait the exit code tells how the turn ended; a daemon that dies meanwhile is started
+    again.
 
     \b
     Examples:
@@ -50,14 +54,14 @@ def send(
     if text == "-":
         text = sys.stdin.buffer.read().decode("utf-8", "replace")
     daemon = client()
-    receipt = daemon.mail.send(handle, text, session=session, msg_id=msg_id, interrupt=interrupt)
+    receipt = lasting.send(daemon, handle, text, session=session, msg_id=msg_id, interrupt=interrupt)
     if not wait:
         out.data(receipt)
         word = "already accepted " if receipt.get("duplicate") else "accepted "
         out.say((word, "green"), receipt["id"], (f" (seq {receipt['ingress_seq']})", "dim"))
         out.hint(f"`aegis read {handle}{_flag(session)} --after {receipt['ingress_seq']} --wait 30`")
         return 0
-    done = answer(daemon, handle, session, receipt, timeout)
+    done = answer(out, daemon, handle, session, receipt, timeout)
     payload = done["payload"]
     out.data({**payload, "message_id": receipt["id"], "seq": done["seq"]})
     if payload.get("text"):
@@ -70,21 +74,25 @@ def send(
     return failure.exit_code
 
 
-def answer(daemon: Client, handle: str, session: Session, receipt: Receipt, timeout: float | None) -> Frame:
+def answer(out: Output, daemon: Client, handle: str, session: Session, receipt: Receipt, timeout: float | None) -> Frame:
     """The `assistant.done` that answers a message. Raises TIMEOUT after `timeout` seconds, FAILED if it cannot be delivered."""
-    cursor, deadline = receipt["ingress_seq"], None if timeout is None else time.monotonic() + timeout
-    while True:
-        left = MAX_WAIT if deadline is None else deadline - time.monotonic()
-        page = daemon.mail.poll(handle, cursor, session=session, wait=max(left, 0.0), types=("assistant.done", "event.failed"))
-        for frame in page["frames"]:
-            if answers(frame, receipt["id"]):
-                return frame
-            if frame["type"] == "event.failed" and receipt["id"] in frame["payload"]["ids"]:
-                raise undelivered(handle, frame["payload"]["reason"])
-        cursor = page["next_seq"]
-        if left <= 0 and not page["frames"]:
-            hint = f"the turn goes on; `aegis read {handle}{_flag(session)} --after {receipt['ingress_seq']} --wait 30`"
-            raise AegisError(ErrorKind.TIMEOUT, f"`{handle}` has not answered within {timeout:g} s", hint, id=receipt["id"])
+    hint = f"`aegis read {handle}{_flag(session)} --after {receipt['ingress_seq']} --wait 30`"
+    found = lasting.frames(daemon, handle, receipt["ingress_seq"], session, timeout=timeout, ended=out.warn)
+    try:
+        with closing(found):
+            for frame in found:
+                if answers(frame, receipt["id"]):
+                    return frame
+                if frame["type"] == "event.failed" and receipt["id"] in frame["payload"]["ids"]:
+                    raise undelivered(handle, frame["payload"]["reason"])
+    except AegisError as error:
+        if error.kind is ErrorKind.TIMEOUT and timeout is not None:
+            told = f"`{handle}` has not answered within {timeout:g} s"
+            raise AegisError(ErrorKind.TIMEOUT, told, f"the turn goes on; {hint}", id=receipt["id"]) from None
+        if error.kind is ErrorKind.UNREACHABLE:
+            raise AegisError(error.kind, error.message, f"the message is kept; {hint} goes on", id=receipt["id"]) from None
+        raise
+    raise AssertionError("frames never end")
 
 
 def undelivered(handle: str, reason: str) -> AegisError:
@@ -109,9 +117,14 @@ def failure_of(done: dict[str, Any]) -> AegisError | None:
 @click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Only frames after this number.")
 @click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Wait this long for the first one.")
 @click.option("--limit", type=click.IntRange(1, 200), metavar="N", help="The most frames to return.")
-@click.option("--types", metavar="TYPE,...", help="Only frames of these types, such as `assistant.done`.")
+@click.option(
+    "--types",
+    type=Word("frame type", FRAME_TYPES, several=True),
+    metavar="TYPE,...",
+    help="Only frames of these types, such as `assistant.done`.",
+)
 @click.pass_obj
-def read(out: Output, handle: str, session: Session, after: int, wait: float, limit: int | None, types: str | None) -> None:
+def read(out: Output, handle: str, session: Session, after: int, wait: float, limit: int | None, types: list[str] | None) -> None:
     """Read what came back.
 
     Prints the frames after a number, messages to the agent included. With --json the answer has `next_seq`, the number to read
@@ -123,10 +136,9 @@ def read(out: Output, handle: str, session: Session, after: int, wait: float, li
       aegis read coder --types assistant.done --json
     """
     daemon, deadline = client(), time.monotonic() + wait
-    wanted = [name for name in (types or "").split(",") if name]
     while True:
         left = max(deadline - time.monotonic(), 0.0)
-        page = daemon.mail.poll(handle, after, session=session, wait=left, types=wanted, limit=limit)
+        page = daemon.mail.poll(handle, after, session=session, wait=left, types=types or (), limit=limit)
         if page["frames"] or left <= MAX_WAIT:
             break
     out.data(page)
@@ -181,7 +193,7 @@ def mail(out: Output, handle: str) -> None:
     """Show the messages to an agent and how far each came.
 
     A message is `accepted` when it is on disk, `injected` when the program has it, `acknowledged` when a model has read it;
-    or it is `failed` or `expired`, with the reason.
+    or it is `failed` or `expired`, with the reason. INJECTED and ACK say how long after it was accepted.
     """
     found = client().mail.all(handle)
     for item in found:
@@ -189,12 +201,21 @@ def mail(out: Output, handle: str) -> None:
     if not found:
         out.say("no messages")
         return
-    head = ("ID", "FROM", "SESSION", "STATE", "ACCEPTED", "INJECTED", "ACKNOWLEDGED", "TEXT")
+    head = ("STATE", "ACCEPTED", "INJECTED", "ACK", "FROM", "SESSION", "TEXT")
     out.table(head, ([
-        item["id"], item["sender"], item["session"], (item["state"], _MAIL_STATES.get(item["state"], "")),
-        render.clock(item["accepted_at"]), render.clock(item.get("injected_at")), render.clock(item.get("acknowledged_at")),
+        (item["state"], _MAIL_STATES.get(item["state"], "")), render.clock(item["accepted_at"])[:8],
+        _later(item, "injected_at"), _later(item, "acknowledged_at"), item["sender"], item["session"],
         f"{item['text']}  ({item['reason']})" if item.get("reason") else item["text"],
     ] for item in found))  # fmt: skip
+
+
+def _later(item: Mail, key: Literal["injected_at", "acknowledged_at"]) -> str:
+    """How long after it was accepted."""
+    then, accepted = render.moment(item.get(key)), render.moment(item["accepted_at"])
+    if then is None or accepted is None:
+        return "-"
+    seconds = (then - accepted).total_seconds()
+    return f"+{seconds * 1000:.0f} ms" if seconds < 1 else f"+{seconds:.1f} s" if seconds < 100 else f"+{seconds / 60:.0f} min"
 
 
 def _flag(session: Session) -> str:

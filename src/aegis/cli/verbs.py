@@ -45,7 +45,8 @@ class Verb(click.Command):
         try:
             rest = super().parse_args(ctx, args[:cut])
         except click.UsageError as exc:
-            if "--" in args:
+            plain = isinstance(exc, click.BadParameter) or (isinstance(exc, click.NoSuchOption) and exc.possibilities)
+            if "--" in args or plain:
                 raise
             raise click.UsageError(f"{exc.format_message().rstrip('.')}; a command comes after `--`", ctx) from exc
         ctx.params["command"] = command

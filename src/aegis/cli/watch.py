@@ -12,9 +12,10 @@ from aegis.cli.output import Output, Piece, state
 from aegis.cli.reach import client
 from aegis.cli.verbs import Verb
 from aegis.client.api import pages
+from aegis.core.errors import AegisError, ErrorKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from aegis.client.shapes import InstanceInfo, Stats
 
@@ -31,6 +32,7 @@ def logs(out: Output, handle: str, follow: bool, tail: int | None, since: str | 
     Lines of the main program stand alone, others begin with where they come from.
     """
     out.live = out.live or follow
+    nothing = True
     with client().instances.logs(handle, follow=follow, tail=tail, since=since) as stream:
         for item in stream:
             out.data(item)
@@ -40,6 +42,9 @@ def logs(out: Output, handle: str, follow: bool, tail: int | None, since: str | 
                 out.say(label, (f"({item['dropped']} lines were lost: written faster than read)", "yellow"))
             else:
                 out.say(label, (item["text"].rstrip("\n"), "red" if item.get("stream") == "stderr" else ""))
+            nothing = False
+    if nothing and not follow:
+        out.hint(f"nothing was written; what an agent said and did is in `aegis transcript {handle}`")
 
 
 @click.command(cls=Verb)
@@ -64,8 +69,21 @@ def events(out: Output, follow: bool, after: int | None, instance: str | None) -
         return
     out.live = True
     start = int(daemon.status()["head"]) if after is None else after
-    with daemon.follow_events(start, instance=instance) as stream:
-        _show_events(out, stream, handles)
+    cursor = start
+
+    def noted(stream: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        nonlocal cursor
+        for event in stream:
+            cursor = event["seq"]
+            yield event
+
+    try:
+        with daemon.follow_events(start, instance=instance) as stream:
+            _show_events(out, noted(stream), handles)
+    except AegisError as exc:
+        if exc.kind is not ErrorKind.UNREACHABLE:
+            raise
+    raise AegisError(ErrorKind.UNREACHABLE, "the daemon ended", f"`aegis events -f --after {cursor}` goes on where this ended")
 
 
 def _show_events(out: Output, found: Iterable[dict[str, Any]], handles: dict[str, str]) -> None:

@@ -24,6 +24,7 @@ import httpx
 import msgspec
 
 from aegis.client import api, launch
+from aegis.client.lasting import fresh_id
 from aegis.client.project import find_project
 from aegis.client.shapes import (
     DEFAULT_SESSION,
@@ -185,11 +186,13 @@ class Instance:
         """Send a message and yield the events of the turn that answers it, pieces of text included, to its `turn.finished`.
 
         When the message joins a turn that already runs, the events begin there. A turn that is cut short and goes on is followed
-        by the one that continues it. When the message cannot be delivered, the only event is its `mail.failed`.
+        by the one that continues it. When the message cannot be delivered, the only event is its `mail.failed`. A daemon that
+        dies is started again, and the turn goes on; of the pieces of text that it had not yet stored some are then missing here,
+        never in the whole texts.
         """
-        receipt = await self.send(text, session=session, msg_id=msg_id, interrupt=interrupt)
+        receipt = await self.send(text, session=session, msg_id=msg_id or fresh_id(), interrupt=interrupt)
         turn: str | None = None
-        async for event in _follow(self._http, receipt.seq, self.id):
+        async for event in self._events(receipt.seq):
             if turn is None and _concerns(event, receipt.id):
                 if event.type == MailFailed.type:
                     yield event
@@ -201,7 +204,22 @@ class Instance:
                     if not (cast("TurnFinished", event.fact).error or {}).get("will_continue"):
                         return
                     turn = None
-        raise AegisError(ErrorKind.UNREACHABLE, f"the daemon ended before `{self.handle}` answered", "the message is kept: `aegis up`")
+        raise AegisError(
+            ErrorKind.UNREACHABLE, f"the daemon was stopped before `{self.handle}` answered", "what was sent is kept: `aegis up`"
+        )
+
+    async def _events(self, after: int) -> AsyncIterator[Event]:
+        """Its events after a cursor, across the death of the daemon, until somebody stops the daemon."""
+        while True:
+            try:
+                async for event in _follow(self._http, after, self.id):
+                    after = event.seq
+                    yield event
+                return
+            except AegisError as error:
+                if error.kind is not ErrorKind.UNREACHABLE:
+                    raise
+            await asyncio.to_thread(launch.ensure_daemon, self._http.home)
 
     async def read(
         self, after: int, *, session: Session | None = DEFAULT_SESSION, wait: float = 0.0, types: Sequence[str] = ()
@@ -277,6 +295,7 @@ class Http:
     """HTTP to the socket at `path`, with every failure as an `AegisError`."""
 
     def __init__(self, path: Path) -> None:
+        self.home = path.parent
         self._path = path
         self._client = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=os.fspath(path)), base_url="http://aegis", timeout=_CALL)
 

@@ -42,9 +42,10 @@ class Started(NamedTuple):
 
 
 class Client:
-    """The daemon behind the socket `path`."""
+    """The daemon behind the socket `path`, which lies in its home."""
 
     def __init__(self, path: Path) -> None:
+        self.home = path.parent
         self._transport = Transport(path)
         self.instances = Instances(self._transport)
         self.mail = Mailbox(self._transport)
@@ -58,6 +59,10 @@ class Client:
     def shutdown(self) -> None:
         """Ask the daemon to end. Returns when it has heard, not when it has ended."""
         self._transport.call("POST", "/v1/shutdown", {})
+
+    def backup(self, target: Path) -> dict[str, Any]:
+        """Write a copy of the database as it is now to `target`, an absolute path where nothing is yet."""
+        return cast("dict[str, Any]", self._transport.call("POST", "/v1/backup", {"target": os.fspath(target)}, timeout=3600.0).body)
 
     def doctor(self, *, sandbox: str | None = None, store: bool = False) -> dict[str, Any]:
         """The daemon's examination of this machine; takes a while with a sandbox or the store."""
@@ -171,10 +176,10 @@ class Mailbox:
         answer = self._transport.call("GET", path_of("instances", h, "tether", "poll"), query=query, timeout=wait + 30.0)
         return cast("FramePage", answer.body)
 
-    def stream(self, h: str, after: int, session: Session | None = DEFAULT_SESSION) -> Stream:
-        """Frames after the cursor `after` as they happen, without end."""
+    def stream(self, h: str, after: int, session: Session | None = DEFAULT_SESSION, *, deadline: float | None = None) -> Stream:
+        """Frames after the cursor `after` as they happen, without end or up to a deadline on the monotonic clock."""
         query = {"after_seq": after, **session_query(session)}
-        return self._transport.stream("GET", path_of("instances", h, "tether", "stream"), query=query)
+        return self._transport.stream("GET", path_of("instances", h, "tether", "stream"), query=query, deadline=deadline)
 
     def transcript(self, h: str, session: Session = DEFAULT_SESSION) -> Transcript:
         """The whole recorded conversation of a session."""

@@ -12,6 +12,21 @@ Action = Literal["start", "pause", "resume", "restart", "disable"]
 #: A session as `(channel, id)`.
 Session = tuple[str, str]
 DEFAULT_SESSION: Session = ("host", "default")
+#: The types of the frames that the daemon sends.
+FRAME_TYPES = (
+    "user.message",
+    "event.ack",
+    "event.failed",
+    "status.presence",
+    "assistant.delta",
+    "reasoning.delta",
+    "reasoning.done",
+    "assistant.text",
+    "tool.call",
+    "tool.result",
+    "usage",
+    "assistant.done",
+)
 
 
 class MountSpec(TypedDict):

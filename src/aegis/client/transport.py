@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import socket
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import quote, urlencode
 
@@ -79,10 +80,11 @@ class _Connection(http.client.HTTPConnection):
 class Stream:
     """The lines of a streamed answer, each decoded from JSON. A context manager; leaving it closes the connection."""
 
-    def __init__(self, connection: _Connection, response: http.client.HTTPResponse, path: Path) -> None:
+    def __init__(self, connection: _Connection, response: http.client.HTTPResponse, path: Path, deadline: float | None = None) -> None:
         self._connection = connection
         self._response = response
         self._path = path
+        self._deadline = deadline
 
     def __enter__(self) -> Self:
         return self
@@ -96,10 +98,11 @@ class Stream:
         self._connection.close()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The objects as they arrive. An object that is an error is raised; so is a connection that breaks off."""
+        """The objects as they arrive. An object that is an error is raised; so are a connection that breaks off, and the deadline."""
         pending: list[bytes] = []
         while True:
             try:
+                self._mind_the_deadline()
                 data = self._response.read1(_CHUNK)
             except TimeoutError as exc:
                 raise AegisError(ErrorKind.TIMEOUT, "the daemon sent nothing in time") from exc
@@ -113,6 +116,15 @@ class Stream:
                 whole, pending = b"".join(pending), [line]
                 if whole.strip():
                     yield _decoded(whole)
+
+    def _mind_the_deadline(self) -> None:
+        if self._deadline is None:
+            return
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(left)
 
 
 def _decoded(line: bytes) -> dict[str, Any]:
@@ -151,15 +163,23 @@ class Transport:
             raise error_of(response.status, data)
         return Answer(response.status, json.loads(data) if data.strip() else None)
 
-    def stream(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, query: Mapping[str, Any] | None = None) -> Stream:
-        """One request and its answer line by line, without a limit of time."""
-        connection, response = self._ask(method, path, body, query, None)
+    def stream(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        deadline: float | None = None,
+    ) -> Stream:
+        """One request and its answer line by line; `deadline` is on the monotonic clock, None for no limit of time."""
+        connection, response = self._ask(method, path, body, query, None if deadline is None else max(deadline - time.monotonic(), 0.001))
         if response.status >= 400:
             try:
                 raise error_of(response.status, response.read())
             finally:
                 connection.close()
-        return Stream(connection, response, self.path)
+        return Stream(connection, response, self.path, deadline)
 
     def upload(self, path: str, chunks: Iterable[bytes]) -> Any:
         """Send raw bytes as they come; the end of `chunks` is the end of the body."""

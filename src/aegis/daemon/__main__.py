@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -25,6 +26,8 @@ from aegis.services.agents.world import BALLAST
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
     from aegis.daemon.wiring import House
 
 SOCKET: Final = "aegisd.sock"
@@ -32,6 +35,8 @@ SOCKET: Final = "aegisd.sock"
 MAX_SOCKET_PATH: Final = 107
 #: Space kept for what must be written when the disk is full, in bytes.
 BALLAST_BYTES: Final = 1024 * 1024
+#: How long a request that is being answered when the daemon ends may still take, in seconds.
+LAST_REQUESTS: Final = 0.5
 _logger = logging.getLogger("aegis")
 
 
@@ -46,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.umask(0o077)
+    # Keys are in this process's memory. 1 and not 0: with 0 the kernel still feeds a core to the host's crash handler.
+    with contextlib.suppress(ValueError, OSError):  # it is 0 for good already
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     try:
         with _uvloop():
             asyncio.run(_live(options.home, options.listen, options.ready_fd))
@@ -60,6 +68,7 @@ async def _live(home: Path, listens: list[str], ready: int | None) -> None:
     from aegis.core import faults
     from aegis.core.clock import SystemClock
     from aegis.daemon.wiring import build
+    from aegis.sandboxes.bundle import build as build_bundle
 
     _prepare_home(home)
     faults.arm_from_environment()
@@ -73,8 +82,12 @@ async def _live(home: Path, listens: list[str], ready: int | None) -> None:
                 loop.add_signal_handler(number, house.stop.set)
             await house.agents.open()
             timers = asyncio.create_task(house.timers.run())
-            await _serve(house, [unix, *tcp], _token(home) if tcp else None, ready)
-            timers.cancel()
+            bundle = asyncio.create_task(asyncio.to_thread(build_bundle, home))  # so that the first spawn finds it
+            try:
+                await _serve(house, [unix, *tcp], _token(home) if tcp else None, ready)
+            finally:
+                timers.cancel()
+                await asyncio.gather(bundle, return_exceptions=True)  # a spawn that needs it says what is wrong
     finally:
         await house.close()
     _logger.info("ended")
@@ -86,8 +99,9 @@ async def _serve(house: House, sockets: list[socket.socket], token: str | None, 
     from aegis.daemon.http import make_app
     from aegis.daemon.http.door import PeerProtocol
 
+    app = Cuttable(make_app(house, token, house.listens))
     config = uvicorn.Config(
-        make_app(house, token, house.listens),
+        app,
         http=PeerProtocol,
         ws="none",
         lifespan="off",
@@ -110,8 +124,48 @@ async def _serve(house: House, sockets: list[socket.socket], token: str | None, 
     _logger.info("ready on %s", ", ".join([str(house.home / SOCKET), *house.listens]))
     await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
+    await asyncio.wait({serving}, timeout=LAST_REQUESTS)
+    app.cut()
     await serving
     stop.cancel()
+
+
+class Cuttable:
+    """An ASGI application whose requests can be ended: what follows the log for ever must not keep the daemon from ending."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._running: set[asyncio.Task[object]] = set()
+
+    def cut(self) -> None:
+        """End every request: an answer that has begun is over, one that has not says why."""
+        for task in self._running:
+            task.cancel()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        from aegis.daemon.http.answers import error_response
+
+        task = asyncio.current_task()
+        assert task is not None
+        sent = ""
+
+        async def watched(message: Message) -> None:
+            nonlocal sent
+            sent = message["type"] if message.get("more_body", True) else "end"
+            await send(message)
+
+        self._running.add(task)
+        try:
+            await self._app(scope, receive, watched)
+        except asyncio.CancelledError:
+            if not sent:
+                error = AegisError(ErrorKind.UNAVAILABLE, "the daemon ended before it was done", "`aegis up` starts it again")
+                await error_response(error)(scope, receive, send)
+            elif sent != "end":
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._running.discard(task)
 
 
 def _prepare_home(home: Path) -> None:

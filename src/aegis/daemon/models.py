@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.principals import Principal, PrincipalKind
 from aegis.models.catalogue import Catalogue
-from aegis.models.names import ProviderSpec
 from aegis.services.broker import Broker, BrokerClient, Call
 from aegis.services.broker.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable
 
     from aegis.core.clock import Clock
+    from aegis.models.names import ProviderSpec
     from aegis.sandboxes.link import Channel
     from aegis.services.agents import Instance
-    from aegis.services.config import ProjectConfig
     from aegis.services.gate import Gate
     from aegis.store import Store, Tx
 
 #: How long the end of a turn waits for the record of a call that has ended, in seconds.
 _SETTLE: Final = 1.0
+
+
+class _Plane(NamedTuple):
+    """The providers that instances with the same declared one see, and the broker that calls them."""
+
+    catalogue: Catalogue
+    broker: Broker
 
 
 class Models:
@@ -34,52 +39,24 @@ class Models:
         self._gate = gate
         self._ledger = Ledger(store, clock)
         self._clock = clock
-        self._declared: dict[str, ProviderSpec] = {}
-        self._catalogue = Catalogue(clock=clock)
-        self._broker = Broker(provider=self._provider, secret=secret, admit=self._admit, record=self._record, clock=clock)
+        self._secret = secret
+        self._planes: dict[ProviderSpec | None, _Plane] = {}
         self._turns: dict[str, str | None] = {}  # call id -> the turn it was made in
         self._turn_of: dict[str, Callable[[str | None], str | None]] = {}  # instance -> how to find its turns
         self._open: dict[tuple[str, str | None], int] = {}  # calls under way, by instance and session
         self._settled = asyncio.Event()
 
-    @property
-    def catalogue(self) -> Catalogue:
-        """The providers there are."""
-        return self._catalogue
-
-    def know_project(self, config: ProjectConfig) -> Collection[str]:
-        """Make the providers that a project declares known; returns the names of all there are.
-
-        Names are shared by the whole home. Raises CONFLICT when another project declared one of them differently.
-        """
-        new = {}
-        for name, declared in config.providers.items():
-            spec = ProviderSpec(
-                name=name, base_url=declared.base_url, dialect=declared.dialect, secret=declared.secret, free=declared.secret is None
-            )
-            if self._declared.get(name, spec) != spec:
-                raise AegisError(
-                    ErrorKind.CONFLICT,
-                    f"{declared.source}: the model provider `{name}` is declared differently by another project",
-                    "give one of them another name",
-                )
-            if name not in self._declared:
-                new[name] = spec
-        if new:
-            self._declared |= new
-            self._catalogue = Catalogue(self._declared, clock=self._clock)
-        return self._catalogue.names
-
     def dialect(self, instance: Instance) -> str:
         """The dialect to speak: that of the provider, Anthropic Messages when it has both."""
-        name = self._catalogue.parse(instance.launch.model or "")
-        dialects = self._catalogue.provider(name.provider).dialects
+        catalogue = self._plane(instance).catalogue
+        dialects = catalogue.provider(catalogue.parse(instance.launch.model or "").provider).dialects
         return "anthropic" if "anthropic" in dialects else "openai"
 
     async def serve(self, channel: Channel, instance: Instance, turn_of: Callable[[str | None], str | None]) -> None:
         """Serve one connection of an instance."""
         self._turn_of[instance.id] = turn_of
-        await self._broker.serve(channel, BrokerClient(instance=instance.id, token=instance.token, model=instance.launch.model or ""))
+        client = BrokerClient(instance=instance.id, token=instance.token, model=instance.launch.model or "")
+        await self._plane(instance).broker.serve(channel, client)
 
     async def settled(self, instance: Instance, session: str) -> None:
         """Return when the calls of a session that have ended are in the ledger, at the latest after a second."""
@@ -96,15 +73,22 @@ class Models:
     def forget(self, tx: Tx, instance: str) -> None:
         """Remove what is known of a deleted instance."""
         self._ledger.forget(tx, instance)
-        self._turn_of.pop(instance, None)
+        tx.on_commit(lambda: self._turn_of.pop(instance, None))
 
     async def close(self) -> None:
         """Let the last records be written and the connections go."""
-        await self._broker.close()
-        await self._catalogue.close()
+        for plane in self._planes.values():
+            await plane.broker.close()
+            await plane.catalogue.close()
 
-    def _provider(self, name: str) -> Any:
-        return self._catalogue.provider(name)
+    def _plane(self, instance: Instance) -> _Plane:
+        """The providers as the instance was launched with them: a name means what its own project declared."""
+        declared = instance.launch.provider
+        if declared not in self._planes:
+            catalogue = Catalogue({declared.name: declared} if declared else None, clock=self._clock)
+            broker = Broker(provider=catalogue.provider, secret=self._secret, admit=self._admit, record=self._record, clock=self._clock)
+            self._planes[declared] = _Plane(catalogue, broker)
+        return self._planes[declared]
 
     async def _admit(self, call: Call) -> None:
         find = self._turn_of.get(call.instance)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from aegis.daemon.doctor import Doctor
 from aegis.daemon.models import Models
 from aegis.drivers.native import NativeDriver
+from aegis.models.catalogue import Catalogue
 from aegis.sandboxes.bwrap import Bwrap
 from aegis.sandboxes.process import ProcessKind
 from aegis.services.agents import Agents, World
-from aegis.services.agents.launching import Launching
+from aegis.services.agents.launching import Launching, declared
 from aegis.services.agents.registry import Registry
 from aegis.services.config import Config
 from aegis.services.gate import Gate
@@ -86,7 +87,7 @@ def _join(home: Path, clock: Clock, store: Store) -> House:
     config = Config(store, clock, home, os.environ)
     models = Models(store, clock, gate, secrets.reveal_for_broker)
     kinds: dict[str, SandboxKind] = {kind.name: kind for kind in (Bwrap(), ProcessKind())}
-    doctor = Doctor(home, kinds, lambda: models.catalogue, stored)
+    doctor = Doctor(home, kinds, lambda: Catalogue(declared(config.load(None))), stored)
     world = World(
         home=home,
         store=store,
@@ -101,15 +102,14 @@ def _join(home: Path, clock: Clock, store: Store) -> House:
     )
     agents = Agents(world)
     timers = Timers(store, clock)
-    launching = Launching(
-        home=home, definitions=config, kinds=kinds, strongest=doctor.strongest, stored=stored, providers=models.know_project
-    )
+    launching = Launching(home=home, definitions=config, kinds=kinds, strongest=doctor.strongest, stored=stored)
 
     async def expire(timer: Timer) -> None:
         data: dict[str, Any] = timer.data
         await store.write(lambda tx: mail.expire(tx, timer.key, instance=data["instance"], session=data["session"]))
 
     mail.on_accepted = agents.deliver
+    mail.require = registry.require
     mail.set_expiry = lambda tx, envelope: timers.set(
         tx, _EXPIRY, envelope.id, envelope.expires or 0.0, {"instance": envelope.instance, "session": envelope.session}
     )

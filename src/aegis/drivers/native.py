@@ -21,14 +21,12 @@ if TYPE_CHECKING:
     from aegis.sandboxes.link import Link, Program
 
 #: The largest frame, in bytes.
-MAX_LINE: Final = 16 * 1024 * 1024
+MAX_LINE: Final = 32 * 1024 * 1024
 #: How much of what the program said last on stderr is kept, in bytes.
 STDERR_TAIL: Final = 4096
 _START_SECONDS: Final = 30.0
 _CLOSE_SECONDS: Final = 2.0
-_CODE: Final = 'import os, sys; sys.path.insert(0, os.environ["AEGIS_LIB"]); from aegis.guest.agent.main import main; main()'
-# Where the interpreter is is known only inside.
-_ARGV: Final = ["/bin/sh", "-c", f"exec \"$AEGIS_PYTHON\" -I -S -c '{_CODE}'"]
+_MODULE: Final = "aegis.guest.agent.main"
 
 
 class Broken(Exception):
@@ -199,7 +197,7 @@ class NativeDriver:
 
     async def start(self, link: Link, spec: ConversationSpec) -> NativeConversation:
         """Start the agent and give it its memory; see the port."""
-        program = await link.run(_ARGV, env=spec.env)
+        program = await link.run_module(_MODULE, env=spec.env)
         machine = Machine()
         try:
             async with asyncio.timeout(_START_SECONDS):

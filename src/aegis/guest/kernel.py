@@ -49,6 +49,11 @@ def protect() -> None:
     prctl(_PR_SET_PDEATHSIG, _SIGCONT)
 
 
+def unprotect() -> None:
+    """Undo in a forked child what it inherited of `protect`: it is a program like any other."""
+    prctl(_PR_SET_DUMPABLE, 1)
+
+
 def limit(environ: dict[str, str]) -> dict[str, str]:
     """Apply the `AEGIS_RLIMIT_*` of `environ`, taking them out; returns name -> `ok` or why not.
 

@@ -13,6 +13,7 @@ import os
 import sys
 
 from aegis.guest import processes
+from aegis.guest.fork import fork
 from aegis.guest.loop import READ, WRITE
 from aegis.tether.frames import CHUNK, STDERR, STDIN, STDOUT
 
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 MARK = "AEGIS_EXEC"
 #: Seconds of silence after which an ended program's output counts as complete, and the most that is waited for silence.
 _SILENCE, _LINGER = 0.2, 2.0
-_IGNORED_BY_PYTHON = (13, 25)  # SIGPIPE, SIGXFSZ: ignored signals stay ignored over exec
+#: A program starts with the default for each of these: what Python ignores (SIGPIPE, SIGXFSZ) and what the daemon was started with,
+#: behind `nohup` or a shell's `&`, would stay ignored over exec. SIGKILL and SIGSTOP cannot be set.
+_DEFAULTS = tuple(number for number in range(1, 32) if number not in (9, 19))
 _KINDS = {errno.ENOENT: "not_found", errno.EACCES: "denied", errno.EPERM: "denied", errno.E2BIG: "too_large", errno.EAGAIN: "limit"}
 
 
@@ -44,10 +47,11 @@ class NotStarted(Exception):
 class Request:
     """What an OPEN of kind `exec` asks for. Raises NotStarted when it is malformed."""
 
-    __slots__ = ("argv", "capture", "cwd", "env", "stdin")
+    __slots__ = ("argv", "capture", "cwd", "env", "module", "stdin")
 
     def __init__(self, info: Mapping[str, Any]) -> None:
-        self.argv: list[str] = info.get("argv") or []
+        self.module: str | None = info.get("module")
+        self.argv: list[str] = info.get("argv") or [self.module or ""]
         self.env: dict[str, str] = info.get("env") or {}
         self.cwd: str | None = info.get("cwd")
         self.stdin = bool(info.get("stdin", True))
@@ -56,6 +60,8 @@ class Request:
             raise NotStarted("usage", "argv is not a list of words without NUL, beginning with a program")
         if not isinstance(self.env, dict) or not all(map(_variable, self.env.items())):
             raise NotStarted("usage", "env is not a set of names and texts")
+        if not (self.module is None or _text(self.module)):
+            raise NotStarted("usage", "module is a text")
         if not (self.cwd is None or _text(self.cwd)) or not (self.capture is None or _text(self.capture)):
             raise NotStarted("usage", "cwd and capture are texts")
 
@@ -70,7 +76,7 @@ def _variable(item: tuple[object, object]) -> bool:
 
 
 def spawn(request: Request, env: dict[str, str], base: str, fds: tuple[int, int, int]) -> int:
-    """Start the program with `env`, `fds` as its 0 to 2 and nothing else; returns its pid. Raises NotStarted.
+    """Start the program with `env`, `fds` as its 0 to 2 and nothing else open; returns its pid. Raises NotStarted.
 
     `base` is the directory a relative cwd starts from.
     """
@@ -79,6 +85,8 @@ def spawn(request: Request, env: dict[str, str], base: str, fds: tuple[int, int,
         os.chdir(cwd)  # posix_spawn has no cwd, and this process no other use for its own
     except OSError as error:
         raise NotStarted(_KINDS.get(error.errno or 0, "failed"), f"cannot run in {cwd}: {error.strerror}") from None
+    if request.module is not None:
+        return fork(request.module, env, fds)
     path = _find(request.argv[0], env.get("PATH", os.defpath))
     try:
         return os.posix_spawn(
@@ -88,7 +96,7 @@ def spawn(request: Request, env: dict[str, str], base: str, fds: tuple[int, int,
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)],
             setsid=True,
             setsigmask=(),
-            setsigdef=_IGNORED_BY_PYTHON,
+            setsigdef=_DEFAULTS,
         )
     except (OSError, ValueError) as error:
         number = getattr(error, "errno", None) or 0

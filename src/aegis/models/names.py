@@ -50,6 +50,8 @@ BUILT_IN: Final[dict[str, ProviderSpec]] = {
     )
 }
 SCRIPTED: Final = "scripted"
+#: The models of the scripted provider.
+SCRIPTS: Final = ("echo", "directives", "demo")
 
 
 def parse(name: str, providers: Iterable[str] = (*BUILT_IN, SCRIPTED)) -> ModelName:

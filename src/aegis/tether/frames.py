@@ -17,7 +17,8 @@ Channel kinds, daemon to guest:
 - `exec` `{argv, env, cwd, stdin, capture?}`: run a program. Each DATA payload begins with one byte: 0 stdin (daemon to
   guest), 1 stdout, 2 stderr. EOF from the daemon closes its stdin. CLOSE from the guest carries `{exit}` (negative for a
   signal) or `{error, kind}`. CLOSE from the daemon kills the program and all its descendants. With `capture`, a text, output
-  goes to the log channel with that text as its `source`.
+  goes to the log channel with that text as its `source`. With `module` in the place of `argv` the program is `main` of that
+  module of the bundle, in a fork of the guest: no interpreter starts.
 
 Channel kinds, guest to daemon:
 
@@ -29,8 +30,8 @@ descendants), `shutdown {grace}` (SIGTERM to all, SIGKILL after `grace` seconds,
 
 The neutral form of a recorded message (the conversation's memory, authoritative copy in the daemon's store) is
 `{"role": "user"|"assistant"|"tool", "content": [block, ...], "ids"?: [message ids]}` with blocks
-`{"type":"text","text"}`, `{"type":"thinking","text","signature"?}`, `{"type":"tool_call","id","name","input"}`,
-`{"type":"tool_result","id","name","ok","output","truncated"}`.
+`{"type":"text","text"}`, `{"type":"thinking","text","signature"?,"redacted"?}`, `{"type":"tool_call","id","name","input"}`
+(arguments that are no JSON are kept as `{"malformed": raw}`), `{"type":"tool_result","id","name","ok","output","truncated","ms"?}`.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def test_openai_body() -> None:
     made = body("openai")
     assert validated(CompletionCreateParamsStreaming, made) == made
     assert [m["role"] for m in made["messages"]] == ["system", "user", "assistant", "tool", "tool", "user"]
-    assert made["messages"][2]["tool_calls"][1]["function"] == {"name": "read", "arguments": '{"path": "ä"}'}
+    assert made["messages"][2]["tool_calls"][1]["function"] == {"name": "read", "arguments": '{"path":"ä"}'}
     assert made["stream_options"] == {"include_usage": True}
     assert made["max_completion_tokens"] == 100
     other = body("openai", "ollama/x")

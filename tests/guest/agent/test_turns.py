@@ -285,7 +285,7 @@ def test_bad_calls_become_results(start: Start, dialect: str) -> None:
     expected = ["JSON", "JSON object", "missing", "string", "no argument", "no tool", "missing: No such", "", "integer"]
     for part, got in zip(expected, results, strict=True):
         assert part in got["output"]
-    assert '"required": ["path"]' in results[0]["output"]
+    assert '"required":["path"]' in results[0]["output"]
 
 
 def test_calls_without_an_id_or_with_the_same(start: Start) -> None:

@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from aegis.core.errors import AegisError, ErrorKind
@@ -41,6 +42,8 @@ async def on_error(_request: Request, error: Exception) -> Response:
     """What a route raised. A defect is logged whole and answered without its inside."""
     if isinstance(error, AegisError):
         return error_response(error)
+    if isinstance(error, ClientDisconnect):  # nobody is there to read this
+        return error_response(AegisError(ErrorKind.INTERRUPTED, "the request broke off"))
     _logger.error("a defect in a route", exc_info=error)
     return error_response(
         AegisError(
@@ -67,7 +70,7 @@ async def read_json(request: Request, kind: type[T]) -> T:
     body = await read_body(request)
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise AegisError(ErrorKind.USAGE, f"the request body is not right: {error}", "see the documentation of the HTTP API") from error
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from aegis.core.errors import AegisError, ErrorKind
@@ -28,6 +29,9 @@ _INSTANCE = "/v1/instances/{name}"
 def make_app(house: House, token: str | None = None, listens: Collection[str] = ()) -> ASGIApp:
     """The whole application behind its door. `token` and `listens` are for TCP."""
     routes = [
+        # Each route is tried in turn, so those that are asked most stand first.
+        Route(f"{_INSTANCE}/tether", tether.ingress, methods=["POST"]),
+        Route(f"{_INSTANCE}/tether/poll", tether.poll, methods=["GET"]),
         Route("/v1/status", home.status, methods=["GET"]),
         Route("/v1/shutdown", home.shutdown, methods=["POST"]),
         Route("/v1/doctor", home.doctor, methods=["GET"]),
@@ -51,14 +55,14 @@ def make_app(house: House, token: str | None = None, listens: Collection[str] = 
         Route(f"{_INSTANCE}/logs", instances.logs, methods=["GET"]),
         Route(f"{_INSTANCE}/exec", instances.execute, methods=["POST"]),
         Route(f"{_INSTANCE}/exec/{{exec_id}}/stdin", instances.stdin, methods=["POST"]),
-        Route(f"{_INSTANCE}/tether", tether.ingress, methods=["POST"]),
-        Route(f"{_INSTANCE}/tether/poll", tether.poll, methods=["GET"]),
         Route(f"{_INSTANCE}/tether/stream", tether.stream, methods=["GET"]),
         Route(f"{_INSTANCE}/transcript", tether.transcript, methods=["GET"]),
         Route(f"{_INSTANCE}/mail", tether.mail, methods=["GET"]),
         Route(f"{_INSTANCE}/{{action}}", instances.act, methods=["POST"]),
     ]
-    app = Starlette(routes=routes, exception_handlers={AegisError: on_error, Exception: on_error, HTTPException: _no_route})
+    app = Starlette(
+        routes=routes, exception_handlers={AegisError: on_error, ClientDisconnect: on_error, Exception: on_error, HTTPException: _no_route}
+    )
     app.state.house = house
     return Door(app, token, listens)
 

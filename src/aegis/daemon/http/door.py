@@ -11,6 +11,7 @@ import functools
 import hmac
 import os
 import pwd
+import re
 import socket
 import struct
 from typing import TYPE_CHECKING, Any, Final
@@ -29,12 +30,22 @@ if TYPE_CHECKING:
 
 #: Where `Door` leaves the principal in the ASGI scope.
 PRINCIPAL: Final = "aegis.principal"
+#: The most of a request's head (the body may begin in the same read), in bytes, and how long a stranger may take for it, in seconds.
+_MAX_HEAD: Final = 512 * 1024
+_PATIENCE: Final = 5.0
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^][:]+)(?::[0-9]{1,5})?")
 _EVERYWHERE: Final = frozenset({"0.0.0.0", "[::]"})  # noqa: S104 - these are left out of the names, not listened on
 _LOCAL_NAMES: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
 class PeerProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which also asks the kernel who is at the other end of a unix socket."""
+    """uvicorn's protocol, which also asks the kernel who is at the other end of a unix socket.
+
+    It bounds what anybody can hold before he is known: the size of a request's head, and over TCP the time it takes.
+    """
+
+    _asking: asyncio.TimerHandle | None = None
+    _head = 0  # bytes of an incomplete head
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -42,6 +53,36 @@ class PeerProtocol(HttpToolsProtocol):
         if peer is not None and peer.family == socket.AF_UNIX:
             _pid, uid, _gid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             self.client = (f"uid:{uid}", 0)
+        else:
+            self._asking = self.loop.call_later(_PATIENCE, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head >= 0:
+            self._head += len(data)
+            if self._head > _MAX_HEAD:
+                self.transport.close()
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head = max(self._head, 0)
+        if self._asking is None and not (self.client or ("",))[0].startswith("uid:"):
+            self._asking = self.loop.call_later(_PATIENCE, self.transport.close)
+
+    def on_headers_complete(self) -> None:
+        self._head = -1
+        self._patient()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._patient()
+        super().connection_lost(exc)
+
+    def _patient(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
 
 
 class Door:
@@ -71,6 +112,8 @@ class Door:
                 raise AegisError(ErrorKind.DENIED, f"uid {uid} is not the owner of this home", "run the command as the owner")
             return Principal(PrincipalKind.PERSON, _user_name(uid))
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if sum(name.lower() == b"host" for name, _ in scope["headers"]) > 1:
+            raise AegisError(ErrorKind.DENIED, "more than one Host", "use the address it listens on")
         self._check_names(headers)
         given = headers.get("authorization", "").removeprefix("Bearer ").encode()
         if self._token is None or not hmac.compare_digest(given, self._token.encode()):
@@ -79,8 +122,8 @@ class Door:
 
     def _check_names(self, headers: dict[str, Any]) -> None:
         host = headers.get("host", "")
-        name = host[: host.rindex("]") + 1] if "]" in host else host.partition(":")[0]
-        if name.lower() not in self._hosts:
+        parts = _HOST.fullmatch(host)
+        if parts is None or parts[1].lower() not in self._hosts:
             raise AegisError(ErrorKind.DENIED, f"Host {host[:80]!r} is not a name of this daemon", "use the address it listens on")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2].rpartition(":")[0].lower() not in self._hosts:

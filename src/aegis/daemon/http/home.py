@@ -45,8 +45,9 @@ async def status(request: Request) -> Response:
 async def shutdown(request: Request) -> Response:
     """POST /v1/shutdown: 202, then the daemon ends."""
     parts = house(request)
+    decision = await parts.gate.check(principal(request), "daemon.shutdown", str(parts.home))
     with contextlib.suppress(AegisError):  # a full disk must not keep the daemon from ending
-        await parts.gate.pass_through(principal(request), "daemon.shutdown", str(parts.home))
+        await parts.gate.record(decision)
     parts.stop.set()
     return json_response({"status": "stopping"}, 202)
 

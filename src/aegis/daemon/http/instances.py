@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from aegis.daemon.wiring import House
     from aegis.sandboxes.link import Program
     from aegis.services.agents import Instance
+
+#: The most of a line that waits for its end, in bytes: a program may never end it.
+_LINE: Final = 1024 * 1024
 
 
 def house(request: Request) -> House:
@@ -62,10 +65,11 @@ async def create(request: Request) -> Response:
                 f"`{known.handle}` is {known.state}",
                 f"`aegis instance info {known.handle}` shows it; choose another --name",
             )
-        secrets = await parts.launching.merge_secrets(known.launch, wanted.secrets)
-        if secrets != known.launch:
-            await parts.registry.relaunch(known, secrets)
-        await parts.agents.start(principal(request), known)
+        if known.state.value == "failed" and parts.agents.is_blank(known):  # its first start failed: mended flags count
+            again = await parts.launching.resolve(wanted)
+        else:
+            again = await parts.launching.merge_secrets(known.launch, wanted.secrets)
+        await parts.agents.start(principal(request), known, again if again != known.launch else None)
         return json_response(parts.agents.describe(known))
     launch = await parts.launching.resolve(wanted)
     return json_response(parts.agents.describe(await parts.agents.create(principal(request), wanted.handle, launch)), 201)
@@ -179,7 +183,7 @@ async def _raw(program: Program, write: Callable[[bytes], Awaitable[None]]) -> N
 
 
 async def _lines(program: Program, write: Callable[[bytes], Awaitable[None]], about: dict[str, str], parts: House) -> None:
-    """Output by lines, of any length; what is not UTF-8 is shown with replacement characters."""
+    """Output by lines, those over `_LINE` in pieces; what is not UTF-8 is shown with replacement characters."""
     pending = {1: bytearray(), 2: bytearray()}
     encoder = msgspec.json.Encoder()
 
@@ -196,6 +200,9 @@ async def _lines(program: Program, write: Callable[[bytes], Awaitable[None]], ab
             lines = bytes(buffer[:end]).split(b"\n")
             del buffer[: end + 1]
             await write(records(stream, lines))
+        if len(buffer) > _LINE:
+            await write(records(stream, [bytes(buffer)]))
+            buffer.clear()
     for stream, rest in pending.items():
         if rest:
             await write(records(stream, [bytes(rest)]))

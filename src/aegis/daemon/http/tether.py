@@ -67,8 +67,6 @@ async def ingress(request: Request) -> Response:
     match frame.type:
         case "user.message":
             _check_receiver(found, payload)
-            if payload.interrupt:
-                await parts.agents.interrupt(who, found, session)
             expires = parts.clock.now() + payload.expires_s if payload.expires_s is not None else None
             draft = Draft(
                 instance=found.id,
@@ -103,10 +101,13 @@ async def poll(request: Request) -> Response:
     wait = query_int(request, "wait_ms", 0, 0, 30_000) / 1000
     types = event_types(filter(None, query["types"].split(","))) if query.get("types") else event_types(None)
     matches = _matcher(request)
+    session = f"{query['channel']}:{query['session_id']}" if query.get("channel") and query.get("session_id") else None
     deadline = parts.clock.monotonic() + wait
     cursor, evicted = after, 0
     while True:
-        page = parts.store.events(cursor if before is None else after, instance=found.id, types=types, limit=limit, before=before)
+        page = parts.store.events(
+            cursor if before is None else after, instance=found.id, session=session, types=types, limit=limit, before=before
+        )
         frames = [frame for event in page.events if (frame := render(event)) is not None and matches(frame)]
         evicted = max(evicted, page.evicted)
         timed_out = False
@@ -138,27 +139,23 @@ async def stream(request: Request) -> Response:
 
     async def produce(write: Callable[[bytes], Awaitable[None]]) -> None:
         told = 0
-        pending = asyncio.ensure_future(subscription.page())
-        try:
-            while True:
-                done, _ = await asyncio.wait({pending}, timeout=HEARTBEAT)
-                if not done:
-                    await write(b": alive\n\n" if sse else b"\n")
-                    continue
-                events = pending.result()
-                if not events:
-                    return
-                out = []
-                if subscription.evicted > told:
-                    told = subscription.evicted
-                    gap = {"v": 1, "type": "event.evicted", "seq": told, "payload": {"evicted": told}}
-                    out.append(_line(gap, sse))
-                out += [_line(frame, sse) for event in events if (frame := render(event)) is not None and matches(frame)]
-                if out:
-                    await write(b"".join(out))
-                pending = asyncio.ensure_future(subscription.page())
-        finally:
-            pending.cancel()
+        while True:
+            try:
+                async with asyncio.timeout(HEARTBEAT):
+                    events = await subscription.page()
+            except TimeoutError:
+                await write(b": alive\n\n" if sse else b"\n")
+                continue
+            if not events:
+                return
+            out = []
+            if subscription.evicted > told:
+                told = subscription.evicted
+                gap = {"v": 1, "type": "event.evicted", "seq": told, "payload": {"evicted": told}}
+                out.append(_line(gap, sse))
+            out += [_line(frame, sse) for event in events if (frame := render(event)) is not None and matches(frame)]
+            if out:
+                await write(b"".join(out))
 
     return Streamed(produce, "text/event-stream" if sse else "application/x-ndjson")
 

@@ -11,9 +11,8 @@ its result nor a result without its call; the estimate of the whole is within th
 
 from __future__ import annotations
 
-import json
-
 from aegis.guest.agent.memory import paired
+from aegis.tether.jsontext import dumps_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def fit(messages: list[Message], budget: int) -> list[Message]:
 def _strings(block: Block) -> list[str]:
     kind = block["type"]
     if kind == "tool_call":
-        return [block["name"], json.dumps(block["input"], ensure_ascii=False)]
+        return [block["name"], dumps_text(block["input"]).decode()]
     return [str(block[name]) for name in ("text", "signature", "redacted", "output") if name in block]
 
 

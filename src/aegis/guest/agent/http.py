@@ -6,6 +6,9 @@ blocks but in `Wire.wait`, and ends at once when closed. No TLS, no redirects, n
 
 from __future__ import annotations
 
+import _socket
+import errno
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +32,6 @@ class Post:
     """
 
     def __init__(self, wire: Wire, url: str, path: str, headers: dict[str, str], body: bytes) -> None:
-        import socket  # 5 ms that the first turn pays while it waits for the commit anyway
-
         self._wire = wire
         scheme, _, rest = url.rstrip("/").partition("://")
         authority, slash, prefix = rest.partition("/")
@@ -45,7 +46,7 @@ class Post:
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self._request = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace") + body
         self._address = (host.strip("[]"), int(port))
-        self._socket = socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET, socket.SOCK_STREAM)
+        self._socket = _socket.socket(_socket.AF_INET6 if "[" in host else _socket.AF_INET, _socket.SOCK_STREAM)
         self._socket.setblocking(False)
 
     def __enter__(self) -> Post:
@@ -79,8 +80,6 @@ class Post:
             raise HttpError(f"the connection to the model broke: {error}") from None
 
     def _send(self) -> None:
-        import errno
-
         code = self._socket.connect_ex(self._address)
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, "connect failed")

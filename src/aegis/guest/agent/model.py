@@ -6,11 +6,11 @@ here, because the broker behind the endpoint has already tried again.
 
 from __future__ import annotations
 
-import json
 import time
 
 from aegis.guest.agent.dialects import StreamError
 from aegis.guest.agent.http import HttpError, Post
+from aegis.tether.jsontext import dumps_text, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class Model:
     def call(self, body: dict[str, Any], begun: Callable[[], None]) -> Reply:
         """Make the call and send `delta` and `thinking` frames as it streams. Raises ModelError, and Stopped.
 
-        `begun` is called at the first byte of an answer. After a repetition the pieces sent before it come again.
+        `begun` is called when the first bytes of an answer have been shown. After a repetition the pieces sent before it come again.
         """
-        data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        data = dumps_text(body)
         tries = 0
         while True:
             self.begin()
@@ -79,9 +79,11 @@ class Model:
             if post.status != 200:
                 raise _refused(post)
             for i, events in enumerate(_events(post.body())):
-                if not i:
-                    begun()
-                self._show(reply, events)
+                try:
+                    self._show(reply, events)
+                finally:
+                    if not i:
+                        begun()  # after the words: the daemon takes its time to write it down
                 if reply.over:
                     break
         if not reply.finished:
@@ -123,7 +125,7 @@ def _refused(post: Post) -> ModelError:
     except HttpError:
         pass  # what came of it must do
     try:
-        body = json.loads(raw)
+        body = loads(raw)
         told = body["error"]
         told = told if isinstance(told, dict) else {"message": told}
     except (ValueError, KeyError, TypeError):
@@ -169,7 +171,7 @@ def _parsed(data: bytes) -> list[dict[str, Any]]:
     if data == b"[DONE]":
         return [{"done": True}]
     try:
-        event = json.loads(data)
+        event = loads(data)
     except ValueError:
         raise HttpError("the model's answer has an event that is not JSON") from None
     return [event] if isinstance(event, dict) else []

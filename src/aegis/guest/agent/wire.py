@@ -6,10 +6,11 @@ interrupt, the end of the turn's time or the end of stdin is seen at once, whate
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import time
+
+from aegis.tether.jsontext import dumps_text, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ class Wire:
 
     def send(self, type_: str, **fields: Any) -> None:
         """Write one frame. What is not Unicode (lone surrogates) is replaced."""
-        line = json.dumps({"type": type_, **fields}, ensure_ascii=False, separators=(",", ":"))
-        data = memoryview(line.encode("utf-8", "replace") + b"\n")
+        data = memoryview(dumps_text({"type": type_, **fields}) + b"\n")
         while data:
             try:
                 data = data[os.write(self._sink, data) :]
@@ -164,7 +164,7 @@ class Wire:
 
     def _take(self, line: bytes) -> None:
         try:
-            frame = json.loads(line)
+            frame = loads(line)
             kind, n = frame["type"], int(frame.get("n", 0))
         except (ValueError, KeyError, TypeError, AttributeError):
             return  # a newer daemon may say what this agent does not know; it must not die of it

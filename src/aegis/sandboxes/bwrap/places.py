@@ -5,6 +5,7 @@ All checks happen on resolved paths, before anything is started. Errors name the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import stat
@@ -69,6 +70,9 @@ def _check_source(what: str, source: Path, spec: SandboxSpec) -> None:
             )
     if real == Path("/"):
         raise AegisError(ErrorKind.DENIED, f"the {what} {source} is the whole machine", "name the directory that is meant")
+    if real != source:
+        # Whoever asked for it meant what was there then; since, another sandbox may have put a link in its way.
+        raise AegisError(ErrorKind.DENIED, f"the {what} {source} leads to {real} by now", f"if that is meant, name {real} itself")
     if not os.access(real, os.R_OK):
         raise AegisError(ErrorKind.DENIED, f"the {what} {source} is not readable by the daemon", f"chmod u+r {source}")
 
@@ -85,6 +89,19 @@ def _check_target(target: str) -> None:
             raise AegisError(
                 ErrorKind.DENIED, f"the mount target {target} would shadow {kept}", f"choose one below it, such as {kept}/data"
             )
+
+
+def prepare(workspace: Path) -> None:
+    """Make an empty `hooks` in a repository that has none, as git does itself: what does not exist cannot be kept from an agent."""
+    with contextlib.suppress(OSError):
+        fd = os.open(workspace / ".git", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.stat("HEAD", dir_fd=fd, follow_symlinks=False)
+            os.mkdir("hooks", 0o755, dir_fd=fd)
+            owner = os.fstat(fd)
+            os.chown("hooks", owner.st_uid, owner.st_gid, dir_fd=fd, follow_symlinks=False)
+        finally:
+            os.close(fd)
 
 
 def protected(workspace: Path) -> list[tuple[str, bool]]:
@@ -140,10 +157,12 @@ def path_of_environment(workspace: Path) -> str | None:
 
 
 def _named_prefix(config: Path) -> Path | None:
-    if _kind(config) != stat.S_IFREG:
-        return None
     try:
-        with config.open(encoding="utf-8") as file:
+        # An agent may exchange it for a pipe at any moment, which must not hold up the daemon.
+        fd = os.open(config, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, encoding="utf-8") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
             lines = file.read(16384).splitlines()
         for line in lines:
             key, _, value = line.partition("=")
@@ -165,4 +184,5 @@ def _is_private(prefix: Path, home: Path) -> bool:
     if len(prefix.parts) < 3 or prefix == home or home.is_relative_to(prefix) or prefix.is_relative_to(home):
         return True
     people = {Path(entry.pw_dir) for entry in pwd.getpwall() if entry.pw_dir not in {"", "/"}} | {Path.home()}
-    return any(person == prefix or person.is_relative_to(prefix) for person in people)
+    # `.local` may hold an installation, and holds keyrings and tokens as well.
+    return any(person.is_relative_to(prefix) or prefix == person / ".local" for person in people)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: How long a guest may take to say hello, seconds. It takes 20 ms; a machine under load a hundred times that.
 _HELLO: Final = 15.0
+#: Processes and threads of a sandbox where nobody said less: a fork bomb in one must not take the host's last.
+_MOST_PROCESSES: Final = 8192
 #: How long the kernel may take to end what was killed, seconds.
 _REAP: Final = 2.0
 #: How long beyond its grace a guest may take to end by itself, seconds.
@@ -94,6 +96,8 @@ class BwrapSandbox:
         spec = self.spec
         private = private_id(spec.index)
         (spec.state / "home").mkdir(mode=0o700, parents=True, exist_ok=True)
+        if spec.workspace is not None and spec.workspace.writable:
+            places.prepare(spec.workspace.source)
         lib = await asyncio.to_thread(bundle.build, spec.home)
         listed = view.shown(spec, lib)
         info, info_inner = os.pipe2(os.O_CLOEXEC)
@@ -133,6 +137,7 @@ class BwrapSandbox:
             pass_fds=[theirs.fileno(), info, filter_fd, args_fd, *files.values()],
             env=tree.marks(self.spec.id, self.spec.home),
             output=self._stderr,
+            begun=self._group_or_fail().add,
         )
         await self._started(asyncio.ensure_future(starting))
 
@@ -144,6 +149,8 @@ class BwrapSandbox:
         env["AEGIS_TETHER_FD"] = str(tether)
         if self.spec.limits.pids is not None and self.enforced["pids"].detail.startswith("rlimit"):
             env["AEGIS_RLIMIT_NPROC"] = str(self.spec.limits.pids)
+        elif self.spec.limits.pids is None and _counts_per_namespace():
+            env["AEGIS_RLIMIT_NPROC"] = str(_MOST_PROCESSES)
         return env
 
     async def _started(self, starting: asyncio.Future[subprocess.Popen[bytes]]) -> None:
@@ -153,7 +160,6 @@ class BwrapSandbox:
         finally:
             self._monitor = await starting
             self._exited = exit_of(self._monitor)
-        self._group_or_fail().add(self._monitor.pid)
 
     async def _hello(self) -> Link:
         """Wait for the guest; fail at once when bwrap ends instead."""

@@ -53,17 +53,17 @@ class Shown(NamedTuple):
 
 def shown(spec: SandboxSpec, lib: Path) -> list[Shown]:
     """Everything of the host but the system itself, in the order in which it must be mounted: later ones cover earlier."""
-    listed = [Shown(Source(spec.state / "home", mapped=True), places.HOME, writable=True)]
+    listed = [Shown(Source((spec.state / "home").resolve(), mapped=True), places.HOME, writable=True)]
     if spec.workspace is not None:
-        listed.append(Shown(Source(spec.workspace.source.resolve(), mapped=True), places.WORKSPACE, spec.workspace.writable))
+        listed.append(Shown(Source(spec.workspace.source, mapped=True), places.WORKSPACE, spec.workspace.writable))
     # What a person shows is meant to be read, so modes for others must not decide.
-    listed += [Shown(Source(m.source.resolve(), mapped=True, required=m.writable), m.target, m.writable) for m in spec.mounts]
+    listed += [Shown(Source(m.source, mapped=True, required=m.writable), m.target, m.writable) for m in spec.mounts]
     prefixes = places.python_prefixes(spec)
     own = places.interpreter_prefix()
     if own is not None and own not in prefixes:
         prefixes.append(own)
     listed += [Shown(Source(prefix, mapped=False), str(prefix)) for prefix in prefixes]
-    listed.append(Shown(Source(lib, mapped=False), bundle.INSIDE))
+    listed.append(Shown(Source(lib.resolve(), mapped=False), bundle.INSIDE))
     return listed
 
 
@@ -89,7 +89,8 @@ def arguments(spec: SandboxSpec, listed: Sequence[Shown], paths: Sequence[str], 
     own_path = places.path_of_environment(spec.workspace.source.resolve()) if spec.workspace is not None else None
     if own_path is not None:
         args += ["--symlink", places.WORKSPACE, own_path]
-    return [*args, "--chdir", places.WORKSPACE if spec.workspace is not None else places.HOME, "--remount-ro", "/"]
+    args += ["--chdir", places.WORKSPACE if spec.workspace is not None else places.HOME]
+    return [*args, "--remount-ro", "/dev", "--remount-ro", "/"]  # both are memory without a bound
 
 
 def files(spec: SandboxSpec) -> dict[str, str]:

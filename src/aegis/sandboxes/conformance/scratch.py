@@ -110,7 +110,7 @@ class Scratch:
     def __init__(self, kind: SandboxKind, home: Path) -> None:
         self.kind = kind
         self.real_home = home
-        self._root = Path(tempfile.mkdtemp(prefix=".aegis-conformance-", dir=home.parent))
+        self._root = Path(tempfile.mkdtemp(prefix=".aegis-conformance-", dir=home.resolve().parent))
         self.home = self._root / "home"
         self.workspace = self._root / "workspace"
         self.outside = self._root / "outside"

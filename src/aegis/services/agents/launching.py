@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 
 from aegis.core.errors import AegisError, ErrorKind, unknown_name
-from aegis.models.names import SCRIPTED, parse
+from aegis.models.names import SCRIPTED, SCRIPTS, ModelName, ProviderSpec, merge, parse
 from aegis.sandboxes import Limits
 from aegis.services.agents.model import Launch, MountRule
 
@@ -81,7 +81,6 @@ class Launching:
         kinds: names of the sandboxes there are.
         strongest: the strongest sandbox that works here, None when there is none but `process`.
         stored: names of the secrets there are.
-        providers: makes the model providers of a project known; returns the names of all.
     """
 
     def __init__(
@@ -92,14 +91,12 @@ class Launching:
         kinds: Collection[str],
         strongest: Callable[[], Awaitable[str | None]],
         stored: Callable[[], Awaitable[Collection[str]]],
-        providers: Callable[[ProjectConfig], Collection[str]],
     ) -> None:
         self._home = home.resolve()
         self._definitions = definitions
         self._kinds = kinds
         self._strongest = strongest
         self._stored = stored
-        self._providers = providers
 
     async def resolve(self, request: StartRequest) -> Launch:
         """The launch that a request means. Raises AegisError (USAGE, NOT_FOUND, DENIED, UNAVAILABLE) naming what is wrong."""
@@ -111,20 +108,31 @@ class Launching:
                 ErrorKind.USAGE, "an instance runs an agent or a command, not both", "leave out the agent, or the command after `--`"
             )
         definition = self._definitions.agent(name, project)
+        if request.kit is not None:
+            self._definitions.agent(request.kit, project)
         program = bool(request.command)
         stored = await self._stored()
         secrets, exposed = _secrets(stored, [*definition.secrets, *(f"{n}:env" for n in definition.exposed), *request.secrets])
         permission = self._permission(request, definition)
+        sandbox = await self._sandbox(request.sandbox or definition.sandbox)
+        if sandbox == "process" and permission == "read":
+            raise AegisError(
+                ErrorKind.DENIED,
+                "the sandbox `process` has no boundary, so it cannot keep an agent with permission `read` from writing",
+                "choose a sandbox with a boundary (see `aegis doctor`), or give it permission `write`",
+            )
+        model = None if program else self._model(request, definition, config, secrets or stored)
         workspace = request.workspace or (None if program else definition.workspace)
         return Launch(
             agent=request.command[0] if program else definition.name,
             kit=None if program else request.kit,
             driver=None if program else definition.provider,
             command=request.command,
-            model=None if program else self._model(request, definition, config, secrets or stored),
+            model=str(model) if model else None,
+            provider=declared(config).get(model.provider) if model else None,
             system=request.system or definition.system,
             permission=permission,
-            sandbox=await self._sandbox(request.sandbox or definition.sandbox),
+            sandbox=sandbox,
             workspace=self._workspace(workspace),
             mounts=[self._mount(m) for m in request.mounts]
             + [MountRule(m.source, m.target or m.source, m.writable) for m in definition.mounts],
@@ -147,16 +155,18 @@ class Launching:
         secrets, exposed = _secrets(await self._stored(), [*launch.secrets, *(f"{n}:env" for n in launch.exposed), *more])
         return msgspec.structs.replace(launch, secrets=secrets, exposed=exposed)
 
-    def _model(self, request: StartRequest, definition: AgentDefinition, config: ProjectConfig, available: Collection[str]) -> str:
+    def _model(self, request: StartRequest, definition: AgentDefinition, config: ProjectConfig, available: Collection[str]) -> ModelName:
         wanted = request.model or definition.model
         if wanted is None:
-            return next((model for secret, model in DEFAULT_MODELS if secret in available), OFFLINE_MODEL)
+            wanted = next((model for secret, model in DEFAULT_MODELS if secret in available), OFFLINE_MODEL)
         wanted = config.models.get(wanted, wanted)
         if "/" not in wanted:
-            raise unknown_name(
-                "model", wanted, [*config.models, *(model for _, model in DEFAULT_MODELS), OFFLINE_MODEL], "write `provider/model`"
-            )
-        return str(parse(wanted, (*self._providers(config), SCRIPTED)))
+            known = [*config.models, *(model for _, model in DEFAULT_MODELS), OFFLINE_MODEL]
+            raise unknown_name("model", wanted, known, "write `provider/model`")
+        name = parse(wanted, (*merge(declared(config)), SCRIPTED))
+        if name.provider == SCRIPTED and name.model not in SCRIPTS:
+            raise unknown_name("scripted model", str(name), [f"{SCRIPTED}/{script}" for script in SCRIPTS])
+        return name
 
     async def _sandbox(self, wanted: str | None) -> str:
         if wanted is not None:
@@ -231,11 +241,19 @@ def _secrets(stored: Collection[str], wanted: list[str]) -> tuple[list[str], lis
     return sorted(names), sorted(name for name, shown in names.items() if shown)
 
 
+def declared(config: ProjectConfig) -> dict[str, ProviderSpec]:
+    """The model providers that the project or the home declares."""
+    return {
+        name: ProviderSpec(name=name, base_url=p.base_url, dialect=p.dialect, secret=p.secret, free=p.secret is None)
+        for name, p in config.providers.items()
+    }
+
+
 def _limits(request: StartRequest, declared: Limits) -> Limits:
     cpus = request.cpus if request.cpus is not None else request.vcpus
-    for name, value in (("memory_mb", request.memory_mb), ("cpus", cpus), ("pids", request.pids)):
-        if value is not None and not value > 0:
-            raise AegisError(ErrorKind.USAGE, f"{name}={value} is not a limit", "give a number over zero, or leave it out")
+    for name, value, most in (("memory_mb", request.memory_mb, 2**40), ("cpus", cpus, 2**16), ("pids", request.pids, 2**22)):
+        if value is not None and not 0 < value <= most:
+            raise AegisError(ErrorKind.USAGE, f"{name}={value} is not a limit", f"give a number over zero up to {most}, or leave it out")
     changes: dict[str, Any] = {}
     if request.memory_mb is not None:
         changes["memory_bytes"] = int(request.memory_mb * 2**20)

@@ -1,14 +1,16 @@
 """One instance's life: its sandbox, its states, when it sleeps.
 
 `created → starting → running ⇄ paused → stopped`, and `failed`. All transitions happen under one lock. Whoever needs the sandbox
-calls `awake`, or `holding` to keep it awake meanwhile. A sandbox that is not held is frozen after `pause_after` seconds without a
-turn, an exec or CPU use, and stopped `stop_after` seconds later. Nothing polls: one sleeping task per instance that is awake.
+calls `awake`, or `holding` to keep it awake meanwhile. A boot belongs to nobody who waits for it: it goes on when they lose
+patience, and only `stop` cuts it. A sandbox that is not held is frozen after `pause_after` seconds without a turn, an exec or CPU
+use, and stopped `stop_after` seconds later. Nothing polls: one sleeping task per instance that is awake.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
 from collections import deque
 from pathlib import Path
@@ -17,24 +19,41 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from aegis.core.errors import AegisError, ErrorKind
+from aegis.core.faults import point
 from aegis.core.text import one_line
 from aegis.sandboxes import Mount, SandboxSpec, Stats
 from aegis.services.agents.logs import Log
 from aegis.services.agents.model import State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from aegis.sandboxes import Sandbox
     from aegis.sandboxes.link import Channel, Link
     from aegis.services.agents.model import Instance
     from aegis.services.agents.world import World
 
+_logger = logging.getLogger(__name__)
+
 #: So many deaths within so many seconds are a crash loop: the instance stays down until a person starts it.
 CRASHES: Final = 5
 CRASH_WINDOW: Final = 120.0
+#: States without a sandbox.
+_DOWN: Final = (State.CREATED, State.STOPPED, State.FAILED)
 #: Less CPU than this since the last look counts as none, in seconds; the guest's own bookkeeping stays below it.
 _IDLE_CPU: Final = 0.05
+#: More than a guest ever says in one record of its log, in bytes.
+_LOG_RECORD: Final = 1024 * 1024
+
+
+class _Said(msgspec.Struct):
+    """One record of a guest's log channel."""
+
+    t: float
+    stream: str = ""
+    text: str = ""
+    source: str = ""
+    dropped: int = 0
 
 
 class Life:
@@ -50,6 +69,7 @@ class Life:
         self._turn_of = turn_of
         self._link: Link | None = None
         self._lock = asyncio.Lock()
+        self._waking: asyncio.Task[Link] | None = None  # the one under way, for all who wait
         self._held = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -79,10 +99,66 @@ class Life:
     async def awake(self) -> Link:
         """The tether of the running sandbox: resumed when paused, booted when not there.
 
-        Raises CONFLICT when disabled or in a crash loop; FAILED or UNAVAILABLE with `stderr` and `exit` when it does not come up.
+        Raises CONFLICT when disabled or in a crash loop; FAILED or UNAVAILABLE with `stderr` and `exit` when it does not come up;
+        INTERRUPTED when it is stopped meanwhile.
         """
+        self._last_active = self.world.clock.monotonic()
+        waking = self._waking
+        if waking is None or waking.done():
+            waking = self._waking = asyncio.create_task(self._wake(), name=f"waking {self.instance.handle}")
+        try:
+            return await asyncio.shield(waking)
+        except asyncio.CancelledError:
+            asker = asyncio.current_task()
+            if asker is not None and asker.cancelling():
+                raise
+            text = f"`{self.instance.handle}` was stopped before it was awake"
+            raise AegisError(ErrorKind.INTERRUPTED, text, f"`aegis instance start --name {self.instance.handle}`") from None
+
+    def rouse(self) -> None:
+        """Begin to thaw it, because there is work: what is frozen under a turn, or will be needed by one. Nothing when it is not."""
+        if self.instance.state is State.PAUSED or self._lock.locked():
+            self.spawn(self.awake())
+
+    async def pause(self) -> None:
+        """Freeze it now, in the middle of a turn if there is one; the next message or exec thaws it. No effect unless running."""
         async with self._lock:
-            self._last_active = self.world.clock.monotonic()
+            await self._freeze()
+
+    async def stop(self, reason: str, *, grace: float = 2.0, patient: bool = False) -> None:
+        """End the sandbox and everything in it, cutting a boot under way unless `patient`. Works with a full disk.
+
+        No effect when there is none.
+        """
+        if self._waking is not None and not patient:
+            self._waking.cancel()
+        async with self._lock:
+            await self._end(State.STOPPED, reason, grace)
+
+    async def stats(self) -> Stats:
+        """What the sandbox uses; zeros when there is none."""
+        return await self.sandbox.stats() if self.sandbox is not None else Stats(0, 0.0, 0, 0)
+
+    def forgive(self) -> None:
+        """Forget earlier crashes: a person has asked for another start."""
+        self._deaths.clear()
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do something for this instance in the background. What ends with the sandbox ends without a word, a defect is logged."""
+        task = asyncio.create_task(self._background(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _background(self, work: Coroutine[Any, Any, object]) -> None:
+        try:
+            await work
+        except AegisError as error:
+            _logger.debug("for %s: %s", self.instance.handle, error.message)
+        except Exception:
+            _logger.exception("a defect in the background of %s", self.instance.handle)
+
+    async def _wake(self) -> Link:
+        async with self._lock:
             if not self.instance.enabled:
                 handle = self.instance.handle
                 raise AegisError(ErrorKind.CONFLICT, f"`{handle}` is disabled", f"`aegis instance start --name {handle}` enables it again")
@@ -95,32 +171,6 @@ class Life:
                 await self.world.registry.move(self.instance, State.RUNNING, keep_trying=True)
             return self._link
 
-    async def pause(self) -> None:
-        """Freeze it now, in the middle of a turn if there is one; the next message or exec thaws it. No effect unless running."""
-        async with self._lock:
-            if self.instance.state is not State.RUNNING or self.sandbox is None:
-                return
-            await self.sandbox.pause()
-            await self.world.registry.move(self.instance, State.PAUSED, keep_trying=True)
-
-    async def stop(self, reason: str, *, grace: float = 2.0) -> None:
-        """End the sandbox and everything in it. Works with a full disk. No effect when there is none."""
-        async with self._lock:
-            await self._end(State.STOPPED, reason, grace)
-
-    async def stats(self) -> Stats:
-        """What the sandbox uses; zeros when there is none."""
-        return await self.sandbox.stats() if self.sandbox is not None else Stats(0, 0.0, 0, 0)
-
-    def forgive(self) -> None:
-        """Forget earlier crashes: a person has asked for another start."""
-        self._deaths.clear()
-
-    def spawn(self, work: asyncio.Task[None]) -> None:
-        """Keep a background task of this instance alive and cancel it when the sandbox ends for good."""
-        self._tasks.add(work)
-        work.add_done_callback(self._tasks.discard)
-
     async def _boot(self) -> Link:
         now = self.world.clock.monotonic()
         if len(self._deaths) == CRASHES and now - self._deaths[0] < CRASH_WINDOW:
@@ -132,11 +182,16 @@ class Life:
             )
         registry = self.world.registry
         await registry.move(self.instance, State.STARTING)
+        sandbox: Sandbox | None = None
         try:
-            self.sandbox = self.world.kinds[self.instance.launch.sandbox].create(await self._spec())
-            link = await self.sandbox.start()
+            sandbox = self.world.kinds[self.instance.launch.sandbox].create(await self._spec())
+            link = await sandbox.start()
+            point("instance.started")
         except BaseException as error:
-            self.sandbox = None
+            if sandbox is not None:
+                await sandbox.stop(0.0)
+            if isinstance(error, asyncio.CancelledError):  # `stop` cut it, waits for the lock, and says so in the state
+                raise
             self._deaths.append(now)
             reason = one_line(str(error)) or type(error).__name__
             stderr = str(error.data.get("stderr", "")) if isinstance(error, AegisError) else ""
@@ -145,13 +200,13 @@ class Life:
             if isinstance(error, OSError | KeyError):
                 raise AegisError(ErrorKind.FAILED, f"the sandbox did not start: {reason}", "see `aegis doctor`") from error
             raise
-        self._link = link
+        self.sandbox, self._link = sandbox, link
         link.on_channel = self._channel
         link.closed.add_done_callback(lambda _: self._link_closed(link))
-        await registry.move(self.instance, State.RUNNING)
-        self._watcher = asyncio.create_task(self._watch())
+        self._watcher = asyncio.create_task(self._watch(), name=f"sleep of {self.instance.handle}")
+        await registry.move(self.instance, State.RUNNING, keep_trying=True)
         if self.instance.launch.command:
-            self.spawn(asyncio.create_task(self._run_command(link)))
+            self.spawn(self._run_command(link))
         return link
 
     async def _spec(self) -> SandboxSpec:
@@ -190,6 +245,8 @@ class Life:
             self.log.write(f"process exited (code={code})")
             state, reason = (State.STOPPED, "the program ended") if code == 0 else (State.FAILED, f"the program ended with {code}")
         except AegisError as error:
+            if error.kind is ErrorKind.INTERRUPTED:  # the sandbox went first
+                return
             self.log.write(f"the program did not start: {error.message}")
             state, reason = State.FAILED, one_line(error.message)
         async with self._lock:
@@ -201,21 +258,27 @@ class Life:
         pending = b""
         while data := await channel.read():
             *lines, pending = (pending + data).split(b"\n")
-            self.log.extend([_log_record(line) for line in lines if line])
+            try:
+                self.log.extend([_log_record(line) for line in lines if line])
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pending = b"x" * (_LOG_RECORD + 1)
+            if len(pending) > _LOG_RECORD:
+                self.log.write("the guest's log is not one: nothing more of it is kept")
+                await channel.close(error="not a log")
 
     def _channel(self, channel: Channel) -> None:
         """The guest opened a channel."""
         match channel.kind:
             case "model":
-                self.spawn(asyncio.create_task(self.world.models.serve(channel, self.instance, self._turn_of)))
+                self.spawn(self.world.models.serve(channel, self.instance, self._turn_of))
             case "log":
-                self.spawn(asyncio.create_task(self._take_log(channel)))
+                self.spawn(self._take_log(channel))
             case _:
-                self.spawn(asyncio.create_task(channel.close(error="unknown kind")))
+                self.spawn(channel.close(error="unknown kind"))
 
     def _link_closed(self, link: Link) -> None:
         if self._link is link:
-            self.spawn(asyncio.create_task(self._died(link)))
+            self.spawn(self._died(link))
 
     async def _died(self, link: Link) -> None:
         async with self._lock:
@@ -227,6 +290,12 @@ class Life:
         self._deaths.append(self.world.clock.monotonic())
         await self._end(State.FAILED, f"the sandbox ended: {one_line(link.closed.result())}", 0.0)
 
+    async def _freeze(self) -> None:
+        """Freeze what runs; the lock is held."""
+        if self.instance.state is State.RUNNING and self.sandbox is not None:
+            await self.sandbox.pause()
+            await self.world.registry.move(self.instance, State.PAUSED, keep_trying=True)
+
     async def _end(self, state: State, reason: str, grace: float) -> None:
         """Take the sandbox away; the lock is held."""
         sandbox, self.sandbox, self._link = self.sandbox, None, None
@@ -234,9 +303,13 @@ class Life:
             self._watcher.cancel()
         self._watcher = None
         self.on_gone()
-        if sandbox is None:
+        if sandbox is None and self.instance.state in _DOWN:
             return
-        await sandbox.stop(grace)
+        if sandbox is not None:
+            try:
+                await sandbox.stop(grace)
+            except (AegisError, OSError) as error:
+                state, reason = State.FAILED, f"{reason}, but {one_line(str(error))}"
         shutil.rmtree(state_dir(self.world.home, self.instance) / "tmp", ignore_errors=True)
         self.log.write(f"{state}: {reason}")
         await self.world.registry.move(self.instance, state, reason, keep_trying=True)
@@ -247,28 +320,41 @@ class Life:
         cpu = 0.0
         while True:
             await self._quiet.wait()
-            wait = self._last_active + launch.pause_after - clock.monotonic()
+            since = self._last_active
+            wait = since + launch.pause_after - clock.monotonic()
             if wait > 0:
                 await clock.sleep(wait)
                 continue
-            used = (await self.stats()).cpu_seconds
-            if used - cpu > _IDLE_CPU:
-                cpu, self._last_active = used, clock.monotonic()
+            try:
+                used = (await self.stats()).cpu_seconds
+                if used - cpu > _IDLE_CPU:
+                    cpu, self._last_active = used, clock.monotonic()
+                    continue
+                async with self._lock:
+                    if not self._idle(since):  # somebody came while it was looked at
+                        continue
+                    await self._freeze()
+            except AegisError as error:
+                self.log.write(f"cannot be put to sleep: {one_line(error.message)}")
+                self._last_active = clock.monotonic()
                 continue
-            since = self._last_active
-            await self.pause()
             await clock.sleep(since + launch.pause_after + launch.stop_after - clock.monotonic())
-            if self.instance.state is State.PAUSED and self._last_active == since and not self.busy:
-                await self.stop("idle")
-                return
+            async with self._lock:
+                if self._idle(since) and self.instance.state is State.PAUSED:
+                    await self._end(State.STOPPED, "idle", 2.0)
+                    return
+
+    def _idle(self, since: float) -> bool:
+        """Whether nobody has wanted it since."""
+        return not self.busy and self._last_active == since
 
 
 def _log_record(line: bytes) -> dict[str, Any]:
     """One line of a log channel as a log record."""
-    record = msgspec.json.decode(line)
-    if "dropped" in record:
-        return {"ts": record["t"], "stream": "system", "text": f"{record['dropped']} lines were dropped", "source": "guest"}
-    return {"ts": record["t"], "stream": record["stream"], "text": record["text"], "source": record["source"]}
+    said = msgspec.json.decode(line, type=_Said)
+    if said.dropped:
+        return {"ts": said.t, "stream": "system", "text": f"{said.dropped} lines were dropped", "source": "guest"}
+    return {"ts": said.t, "stream": said.stream, "text": said.text, "source": said.source}
 
 
 def state_dir(home: Path, instance: Instance) -> Path:

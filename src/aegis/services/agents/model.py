@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from aegis.drivers import AgentLimits
+from aegis.models.names import ProviderSpec
 from aegis.sandboxes import Limits
 
 
@@ -37,6 +38,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     driver: str | None = "native"  # None: a plain program, `command`
     command: list[str] = []
     model: str | None = None  # None for a plain program
+    provider: ProviderSpec | None = None  # where the model is, when the project or the home declares that
     system: str | None = None
     permission: str = "write"
     sandbox: str

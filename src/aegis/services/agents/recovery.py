@@ -24,7 +24,7 @@ async def recover(world: World) -> list[tuple[str, str]]:
     """Put the home in order; returns the (instance id, session) pairs that have work, oldest work first."""
     for instance in world.registry.all():
         if instance.state not in _DOWN and instance.state is not State.CREATED:
-            await world.registry.move(instance, State.STOPPED, "the daemon ended")
+            await world.registry.move(instance, State.STOPPED, "the daemon ended", keep_trying=True)
     for turn, instance_id, session, attempts in world.store.read(
         lambda db: db.execute("SELECT id, instance, session, attempts FROM turns WHERE finished_at IS NULL ORDER BY started_at").fetchall()
     ):
@@ -46,4 +46,4 @@ async def _close_open_turn(world: World, turn: str, instance_id: str, session: s
         error={"error": "the daemon ended in the middle of the turn", "kind": ErrorKind.INTERRUPTED.value, "will_continue": again},
     )
     envelopes = world.mail.of_turn(turn)
-    await world.store.write(lambda tx: close_turn(world, tx, turn, envelopes, end, ms=0.0, instance=instance_id, session=session))
+    await world.insist(lambda tx: close_turn(world, tx, turn, envelopes, end, ms=0.0, instance=instance_id, session=session))

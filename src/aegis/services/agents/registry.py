@@ -9,6 +9,7 @@ import msgspec
 
 from aegis.core.errors import AegisError, ErrorKind, unknown_name
 from aegis.core.events import InstanceCreated, InstanceDeleted, InstanceState
+from aegis.core.faults import point
 from aegis.core.ids import check_handle, new_handle, new_id
 from aegis.services.agents.model import Instance, Launch, State
 
@@ -90,9 +91,10 @@ class Registry:
 
         try:
             await self._store.write(store)
-        except BaseException:
+        except Exception:  # one who was cancelled leaves it: the write happens all the same
             self.forget(instance)
             raise
+        point("instance.created")
         return instance
 
     async def move(self, instance: Instance, state: State, reason: str = "", *, stderr: str = "", keep_trying: bool = False) -> None:
@@ -101,15 +103,12 @@ class Registry:
         if previous == state:
             return
         now = self._clock.now()
-        ended = state in (State.STOPPED, State.FAILED)
-        instance.state, instance.reason = state, reason
-        instance.stopped_at = now if ended else None
-        instance.last_active_at = now
+        stopped_at = now if state in (State.STOPPED, State.FAILED) else None
 
         def store(tx: Tx) -> None:
             tx.execute(
                 "UPDATE instances SET state = ?, reason = ?, stopped_at = ?, last_active_at = ? WHERE id = ?",
-                (state, reason, instance.stopped_at, now, instance.id),
+                (state, reason, stopped_at, now, instance.id),
             )
             tx.append(InstanceState(state, previous, reason, stderr), instance=instance.id)
 
@@ -118,18 +117,23 @@ class Registry:
         except AegisError:
             if not keep_trying:
                 raise
+        instance.state, instance.reason, instance.stopped_at, instance.last_active_at = state, reason, stopped_at, now
+
+    def require(self, tx: Tx, ident: str) -> None:
+        """Raise NOT_FOUND when the instance is not there any more, so that nothing is stored for one that was deleted meanwhile."""
+        if tx.execute("SELECT 1 FROM instances WHERE id = ?", (ident,)).fetchone() is None:
+            raise AegisError(ErrorKind.NOT_FOUND, "the instance was deleted meanwhile", "see `aegis instance list`")
 
     def enable(self, tx: Tx, instance: Instance, enabled: bool) -> None:
-        """Set whether messages and programs may wake it."""
-        instance.enabled = enabled
+        """Set whether messages and programs may wake it, from the commit on. Raises NOT_FOUND when it was deleted."""
+        self.require(tx, instance.id)
         tx.execute("UPDATE instances SET enabled = ? WHERE id = ?", (enabled, instance.id))
+        tx.on_commit(lambda: setattr(instance, "enabled", enabled))
 
-    async def relaunch(self, instance: Instance, launch: Launch) -> None:
+    def relaunch(self, tx: Tx, instance: Instance, launch: Launch) -> None:
         """Replace what the instance is started with, from its next start on."""
-        instance.launch = launch
-        await self._store.write(
-            lambda tx: tx.execute("UPDATE instances SET launch = ? WHERE id = ?", (msgspec.json.encode(launch).decode(), instance.id))
-        )
+        tx.execute("UPDATE instances SET launch = ? WHERE id = ?", (msgspec.json.encode(launch).decode(), instance.id))
+        tx.on_commit(lambda: setattr(instance, "launch", launch))
 
     def delete(self, tx: Tx, instance: Instance) -> None:
         """Remove the row. Its events stay. Call `forget` when that is on disk."""
@@ -143,4 +147,5 @@ class Registry:
     def forget(self, instance: Instance) -> None:
         """Free the handle: the row is gone, or was never written."""
         self._by_id.pop(instance.id, None)
-        self._by_handle.pop(instance.handle, None)
+        if self._by_handle.get(instance.handle) is instance:
+            del self._by_handle[instance.handle]

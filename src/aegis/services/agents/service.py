@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
+import logging
 from typing import TYPE_CHECKING, Any
 
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import InstanceExec
+from aegis.core.faults import point
 from aegis.core.ids import new_id
 from aegis.core.principals import SYSTEM
 from aegis.services.agents import memory
+from aegis.services.agents.erasing import erase
 from aegis.services.agents.life import Life, state_dir
 from aegis.services.agents.model import State
 from aegis.services.agents.recovery import recover
@@ -33,12 +35,16 @@ if TYPE_CHECKING:
     from aegis.store import Tx
 
 
+_logger = logging.getLogger(__name__)
+
+
 class Live:
     """An instance together with its life and its sessions' workers."""
 
     def __init__(self, world: World, instance: Instance) -> None:
         self.instance = instance
         self.sessions: dict[str, Session] = {}
+        self.doomed = False  # it is being deleted
         self.life = Life(world, instance, self.turn_of)
         self.life.on_gone = self._gone
 
@@ -55,8 +61,7 @@ class Live:
 
     async def halt(self) -> None:
         """Stop every worker where it stands."""
-        for session in self.sessions.values():
-            await session.halt()
+        await asyncio.gather(*(session.halt() for session in self.sessions.values()))
 
     def _gone(self) -> None:
         for session in self.sessions.values():
@@ -70,6 +75,7 @@ class Agents:
         self._world = world
         self._live: dict[str, Live] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     async def open(self) -> None:
         """Load the rows, sweep what a dead daemon left, close its open turns, start the workers that have work."""
@@ -80,7 +86,8 @@ class Agents:
         work = await recover(world)
         for instance in world.registry.all():
             if instance.launch.ephemeral:
-                await self.delete(SYSTEM, instance)
+                await self._quietly(self.delete(SYSTEM, instance))
+        await asyncio.to_thread(self._sweep_files)
         for place, session in work:
             found = world.registry.find(place)
             if found is not None and found.enabled:
@@ -88,18 +95,25 @@ class Agents:
 
     async def close(self) -> None:
         """Stop everything; open turns stay open and are continued by the next daemon."""
+        self._closing = True
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(live.halt() for live in self._live.values()))
-        await asyncio.gather(*(live.life.stop("the daemon ended", grace=0.5) for live in self._live.values()), return_exceptions=True)
+        living = list(self._live.values())
+        await asyncio.gather(*(live.halt() for live in living), return_exceptions=True)
+        await asyncio.gather(*(live.life.stop("the daemon ended", grace=0.5) for live in living), return_exceptions=True)
 
     def deliver(self, envelope: Envelope) -> None:
-        """An envelope is on disk: see to its turn. Called by mail, in the event loop."""
+        """An envelope is on disk: see to its turn, and cut the one before it if it says so. Called by mail, in the event loop."""
         instance = self._world.registry.find(envelope.instance)
-        if instance is not None and instance.enabled:
-            self._of(instance).session(envelope.session).kick()
+        if instance is None or not instance.enabled or self._closing:
+            return
+        live = self._of(instance)
+        session = live.session(envelope.session)
+        session.kick()
+        if envelope.interrupt:
+            live.life.spawn(session.interrupt(sparing=envelope.id))
 
     async def create(self, principal: Principal, handle: str | None, launch: Launch) -> Instance:
-        """A new instance, started. Raises what `Life.awake` raises; then it exists, in state `failed`, with the reason."""
+        """A new instance, started. Raises what `Life.awake` raises; then it exists, in state `failed`, unless it was ephemeral."""
         world = self._world
         decision = await world.gate.check(
             principal,
@@ -111,12 +125,17 @@ class Agents:
             exposed=launch.exposed,
         )
         instance = await world.registry.create(handle, launch, lambda tx: world.gate.write(tx, decision))
-        await self._of(instance).life.awake()
+        try:
+            await self._of(instance).life.awake()
+        except AegisError:
+            if launch.ephemeral:
+                self._spawn(self.delete(SYSTEM, instance))
+            raise
         return instance
 
-    async def start(self, principal: Principal, instance: Instance) -> None:
-        """Enable and boot; crashes of the past are forgiven. Work that waited begins."""
-        await self._enable(principal, "instance.start", instance)
+    async def start(self, principal: Principal, instance: Instance, launch: Launch | None = None) -> None:
+        """Enable and boot, with another `launch` from now on if one is given; crashes of the past are forgiven. What waited begins."""
+        await self._enable(principal, "instance.start", instance, launch)
         live = self._of(instance)
         live.life.forgive()
         await live.life.awake()
@@ -144,7 +163,7 @@ class Agents:
         """A fresh sandbox with the same conversation. A running turn is cut and continued."""
         await self._enable(principal, "instance.restart", instance)
         live = self._of(instance)
-        await live.life.stop("restart")
+        await live.life.stop("restart", patient=True)
         live.life.forgive()
         await live.life.awake()
         self._kick_waiting(live)
@@ -162,32 +181,44 @@ class Agents:
         await self._of(instance).life.stop("disabled")
 
     async def delete(self, principal: Principal, instance: Instance) -> None:
-        """End it and forget it: conversation, mail, files of its own. Its workspace is not touched."""
+        """End it and forget it: conversation, mail, files of its own. Its workspace is not touched. Works with a full disk."""
         world = self._world
         decision = await world.gate.check(principal, "instance.delete", instance.handle)
-        instance.enabled = False
         live = self._of(instance)
-        await live.halt()
-        await live.life.stop("deleted")
+        _refuse_doomed(live)
+
+        def doom(tx: Tx) -> None:
+            world.gate.write(tx, decision)
+            world.registry.enable(tx, instance, False)
 
         def forget(tx: Tx) -> None:
-            world.gate.write(tx, decision)
             world.mail.forget(tx, instance.id)
             world.models.forget(tx, instance.id)
             for table in ("memory", "turns"):
                 tx.execute(f"DELETE FROM {table} WHERE instance = ?", (instance.id,))
             world.registry.delete(tx, instance)
 
-        shutil.rmtree(state_dir(world.home, instance), ignore_errors=True)
-        await world.insist(forget)
+        live.doomed = True
+        try:
+            await world.insist(doom)
+            await live.halt()
+            await live.life.stop("deleted")
+            point("instance.ended")
+            await world.insist(forget)
+        finally:
+            live.doomed = False
         world.registry.forget(instance)
         self._live.pop(instance.id, None)
+        await asyncio.to_thread(erase, state_dir(world.home, instance))
 
     async def interrupt(self, principal: Principal, instance: Instance, session: str) -> bool:
-        """Cut the running turn of a session; False when none runs."""
-        with contextlib.suppress(AegisError):  # with a full disk, cancel still works
-            await self._world.gate.pass_through(principal, "turn.interrupt", instance.handle, session=session)
-        return await self._of(instance).session(session).interrupt()
+        """Cut the running turn of a session; False when none runs. Works with a full disk."""
+        world = self._world
+        decision = await world.gate.check(principal, "turn.interrupt", instance.handle, session=session)
+        with contextlib.suppress(AegisError):  # also when even the reserved space is used up
+            await world.insist(lambda tx: world.gate.write(tx, decision))
+        worker = self._of(instance).sessions.get(session)
+        return worker is not None and await worker.interrupt()
 
     @contextlib.asynccontextmanager
     async def exec(
@@ -206,20 +237,35 @@ class Agents:
             tx.append(InstanceExec(exec_id, argv, str(principal)), instance=instance.id)
 
         await self._world.store.write(record)
-        async with self._of(instance).life.holding() as link:
-            program = await link.run(argv, env={**env, "AEGIS_EXEC_ID": exec_id}, cwd=cwd, stdin=stdin)
-            try:
-                yield exec_id, program
-            finally:
-                await program.kill()
-                if instance.launch.ephemeral:
-                    self._spawn(self.delete(SYSTEM, instance))
+        try:
+            async with self._of(instance).life.holding() as link:
+                program = await link.run(argv, env={**env, "AEGIS_EXEC_ID": exec_id}, cwd=cwd, stdin=stdin)
+                try:
+                    yield exec_id, program
+                finally:
+                    with contextlib.suppress(AegisError):  # the sandbox has gone, and the program with it
+                        await program.kill()
+        finally:
+            if instance.launch.ephemeral:
+                self._spawn(self.delete(SYSTEM, instance))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something to its end, whoever was waiting for it having gone."""
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(self._quietly(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except AegisError as error:
+            _logger.warning("not done: %s", error.message)
+
+    def _sweep_files(self) -> None:
+        """Remove the files of instances that a dead daemon was about to forget."""
+        for folder in (self._world.home / "instances").glob("*"):
+            if self._world.registry.find(folder.name) is None:
+                erase(folder)
 
     def log(self, instance: Instance) -> Log:
         """What its programs printed and what happened to it."""
@@ -232,6 +278,10 @@ class Agents:
     async def transcript(self, instance: Instance, session: str, after: int = 0, limit: int = 500) -> list[dict[str, Any]]:
         """The conversation of a session."""
         return await memory.transcript(self._world.store, instance.id, session, after, limit)
+
+    def is_blank(self, instance: Instance) -> bool:
+        """Whether it never did anything: no message was ever sent to it. Such a one may as well be launched anew."""
+        return not self._world.mail.box(instance.id, 1)
 
     def describe(self, instance: Instance) -> dict[str, Any]:
         """The instance object of the HTTP API."""
@@ -280,12 +330,16 @@ class Agents:
             "usage": usage,
         }
 
-    async def _enable(self, principal: Principal, action: str, instance: Instance) -> None:
-        decision = await self._world.gate.check(principal, action, instance.handle)
+    async def _enable(self, principal: Principal, action: str, instance: Instance, launch: Launch | None = None) -> None:
+        changes = {"secrets": launch.secrets, "exposed": launch.exposed} if launch else {}
+        decision = await self._world.gate.check(principal, action, instance.handle, **changes)
+        _refuse_doomed(self._of(instance))
 
         def enable(tx: Tx) -> None:
             self._world.gate.write(tx, decision)
             self._world.registry.enable(tx, instance, True)
+            if launch is not None:
+                self._world.registry.relaunch(tx, instance, launch)
 
         await self._world.store.write(enable)
 
@@ -301,14 +355,16 @@ class Agents:
     def _of(self, instance: Instance) -> Live:
         live = self._live.get(instance.id)
         if live is None:
-            live = self._live[instance.id] = Live(self._world, instance)
+            live = Live(self._world, instance)
+            if self._world.registry.find(instance.id) is instance:  # not for one that was deleted while somebody held it
+                self._live[instance.id] = live
         return live
 
     def _kick_waiting(self, live: Live) -> None:
-        places = self._world.store.read(
-            lambda db: db.execute(
-                "SELECT DISTINCT session FROM envelopes WHERE instance = ? AND done_at IS NULL", (live.instance.id,)
-            ).fetchall()
-        )
-        for (session,) in places:
+        for session in self._world.mail.sessions(live.instance.id):
             live.session(session).kick()
+
+
+def _refuse_doomed(live: Live) -> None:
+    if live.doomed:
+        raise AegisError(ErrorKind.CONFLICT, f"`{live.instance.handle}` is being deleted", "see `aegis instance list`")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Ledger:
-    """Owner of the table `model_calls` and of the event `turn.usage`."""
+    """Owner of the tables `model_calls` and `model_totals` and of the event `turn.usage`."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -31,6 +31,13 @@ class Ledger:
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (self._clock.now(), call.instance, call.session, turn, call.model, call.status, *tokens, cost, call.ms),
             )
+            tx.execute(
+                "INSERT INTO model_totals (instance, calls, input, output, cached, cost_usd, unpriced) VALUES (?, 1, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (instance) DO UPDATE SET calls = model_totals.calls + 1, input = model_totals.input + excluded.input, "
+                "output = model_totals.output + excluded.output, cached = model_totals.cached + excluded.cached, "
+                "cost_usd = model_totals.cost_usd + excluded.cost_usd, unpriced = model_totals.unpriced + excluded.unpriced",
+                (call.instance, *tokens[:3], cost or 0.0, int(cost is None)),
+            )
             if usage is not None:
                 fact = Usage(call.model, usage.input, usage.output, usage.cached, usage.cache_written, cost, round(call.ms, 3))
                 tx.append(fact, instance=call.instance, session=call.session, turn=turn)
@@ -39,15 +46,18 @@ class Ledger:
 
     def forget(self, tx: Tx, instance: str) -> None:
         """Remove the calls of a deleted instance."""
-        tx.execute("DELETE FROM model_calls WHERE instance = ?", (instance,))
+        for table in ("model_calls", "model_totals"):
+            tx.execute(f"DELETE FROM {table} WHERE instance = ?", (instance,))
 
     def totals(self, tx: Any, *, turn: str | None = None, instance: str | None = None) -> dict[str, Any]:
         """Calls, tokens and cost of a turn or an instance; the cost is None when that of any is unknown. `tx` may be a reader."""
-        column, value = ("turn", turn) if turn is not None else ("instance", instance)
-        calls, input_, output, cached, cost, unpriced = tx.execute(
-            "SELECT count(*), coalesce(sum(input), 0), coalesce(sum(output), 0), coalesce(sum(cached), 0), "
-            "sum(cost_usd), sum(cost_usd IS NULL) "
-            f"FROM model_calls WHERE {column} = ?",
-            (value,),
-        ).fetchone()
-        return {"calls": calls, "input": input_, "output": output, "cached": cached, "cost_usd": None if unpriced else cost or 0.0}
+        if turn is not None:
+            rows = tx.execute(
+                "SELECT count(*), coalesce(sum(input), 0), coalesce(sum(output), 0), coalesce(sum(cached), 0), "
+                "coalesce(sum(cost_usd), 0), count(*) - count(cost_usd) FROM model_calls WHERE turn = ?",
+                (turn,),
+            )
+        else:
+            rows = tx.execute("SELECT calls, input, output, cached, cost_usd, unpriced FROM model_totals WHERE instance = ?", (instance,))
+        calls, input_, output, cached, cost, unpriced = rows.fetchone() or (0, 0, 0, 0, 0.0, 0)
+        return {"calls": calls, "input": input_, "output": output, "cached": cached, "cost_usd": None if unpriced else cost}

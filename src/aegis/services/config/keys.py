@@ -14,7 +14,8 @@ from aegis.drivers import AgentLimits
 from aegis.sandboxes import Limits, SandboxName
 from aegis.services.config import kinds as k
 
-_URL: Final = re.compile(r"https?://[A-Za-z0-9\[][^\s@]{0,500}")  # no user info: credentials are secrets
+#: No user info: credentials are secrets. Nothing that turns the path of a call into something else, or is not seen when shown.
+_URL: Final = re.compile(r"https?://[A-Za-z0-9\[](?:(?![@?#\\])[!-~]){0,500}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,8 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     expires: float | None = None
 
 
+#: What is true of an envelope that no turn has taken up, in the words of the index that holds exactly these.
+_WAITS: Final = "done_at IS NULL AND turn IS NULL"
 _COLUMNS: Final = "id, instance, session, sender, text, msg_id, user, expires"
 
 
@@ -79,21 +81,26 @@ class Mail:
         self._store = store
         self._clock = clock
         self._gate = gate
+        self._bounds: dict[str, int] = {}  # instance -> at most so many wait; for the writer's thread alone
         #: Called in the event loop whenever an envelope is on disk, for a repeated one again; set by the wiring.
         self.on_accepted: Callable[[Envelope], None] = lambda _envelope: None
         #: Sets the timer that calls `expire` when an envelope's time is over, in the transaction that stores it; set by the wiring.
         self.set_expiry: Callable[[Tx, Envelope], None] = lambda _tx, _envelope: None
+        #: Raises NOT_FOUND when the instance is gone, in the transaction that stores an envelope for it; set by the wiring.
+        self.require: Callable[[Tx, str], None] = lambda _tx, _instance: None
 
     async def accept(self, principal: Principal, draft: Draft) -> Receipt:
         """Store a message durably.
 
-        Raises AegisError: USAGE (a NUL, an empty text, a bad msg_id), TOO_LARGE, LIMIT (the box is full), DENIED, UNAVAILABLE
-        (the disk does not take it; nothing was accepted).
+        Raises AegisError: USAGE (a NUL, an empty text, a bad msg_id, an end that is over), TOO_LARGE, LIMIT (the box is full),
+        NOT_FOUND (the instance was deleted meanwhile), DENIED, UNAVAILABLE (the disk does not take it). Then nothing was accepted.
         """
-        _check(draft)
-        decision = await self._gate.check(principal, "mail.send", draft.instance, session=draft.session)
+        now = self._clock.now()
+        _check(draft, now)
+        cutting = {"interrupt": True} if draft.interrupt else {}
+        decision = await self._gate.check(principal, "mail.send", draft.instance, session=draft.session, **cutting)
         point("mail.accept.before")
-        sender, now = str(principal), self._clock.now()
+        sender = str(principal)
         envelope = Envelope(id=new_id("msg"), sender=sender, **msgspec.structs.asdict(draft))
 
         def store(tx: Tx) -> Receipt:
@@ -103,11 +110,8 @@ class Mail:
                 ).fetchone()
                 if known is not None:
                     return Receipt(known[0], known[1], duplicate=True)
-            (waiting,) = tx.execute("SELECT count(*) FROM envelopes WHERE instance = ? AND done_at IS NULL", (draft.instance,)).fetchone()
-            if waiting >= MAX_WAITING:
-                raise AegisError(
-                    ErrorKind.LIMIT, f"{waiting} messages already wait for this instance", "let it work through them, or delete it"
-                )
+            self.require(tx, draft.instance)
+            self._make_room(tx, draft.instance)
             self._gate.write(tx, decision)
             seq = tx.append(
                 MailAccepted(envelope.id, sender, envelope.text, envelope.msg_id, envelope.user),
@@ -125,7 +129,7 @@ class Mail:
                     sender,
                     envelope.text,
                     envelope.msg_id,
-                    msgspec.json.encode(envelope.user).decode() if envelope.user else None,
+                    msgspec.json.encode(envelope.user).decode() if envelope.user is not None else None,
                     envelope.expires,
                 ),
             )
@@ -135,17 +139,28 @@ class Mail:
             return Receipt(envelope.id, seq)
 
         receipt = await self._store.write(store)
+        if receipt.duplicate:  # it cuts nothing a second time, least of all its own turn
+            envelope = msgspec.structs.replace(envelope, id=receipt.id, interrupt=False)
         self.on_accepted(envelope)
         point("mail.accept.after")
         return receipt
 
+    def _make_room(self, tx: Tx, instance: str) -> None:
+        """Refuse what does not fit into the box. Counting costs, so it is done only when the bound since the last count is reached."""
+        bound = self._bounds.get(instance, MAX_WAITING)
+        if bound >= MAX_WAITING:
+            (bound,) = tx.execute(f"SELECT count(*) FROM envelopes WHERE instance = ? AND {_WAITS}", (instance,)).fetchone()
+        if bound >= MAX_WAITING:
+            raise AegisError(ErrorKind.LIMIT, f"{bound} messages already wait for this instance", "let it work through them, or delete it")
+        self._bounds[instance] = bound + 1
+
     def waiting(self, instance: str, session: str, limit: int = 64) -> list[Envelope]:
-        """Envelopes of a session that no turn has taken up, oldest first; at most `limit`."""
+        """Envelopes of a session that no turn has taken up and whose time is not over, oldest first; at most `limit`."""
         rows = self._store.read(
             lambda db: db.execute(
-                f"SELECT {_COLUMNS} FROM envelopes "
-                "WHERE instance = ? AND session = ? AND done_at IS NULL AND turn IS NULL ORDER BY seq LIMIT ?",
-                (instance, session, limit),
+                f"SELECT {_COLUMNS} FROM envelopes WHERE instance = ? AND session = ? AND {_WAITS} "
+                "AND (expires IS NULL OR expires > ?) ORDER BY seq LIMIT ?",
+                (instance, session, self._clock.now(), limit),
             ).fetchall()
         )
         return [_envelope(row) for row in rows]
@@ -159,16 +174,27 @@ class Mail:
         """Every (instance, session) for which an envelope waits; for the start of the daemon."""
         return self._store.read(
             lambda db: db.execute(
-                "SELECT DISTINCT instance, session FROM envelopes WHERE done_at IS NULL AND turn IS NULL ORDER BY seq"
+                f"SELECT instance, session FROM envelopes WHERE {_WAITS} GROUP BY instance, session ORDER BY min(seq)"
             ).fetchall()
         )
+
+    def sessions(self, instance: str) -> list[str]:
+        """The sessions of an instance with an envelope that is not done."""
+        rows = self._store.read(
+            lambda db: db.execute(
+                f"SELECT session FROM envelopes WHERE instance = ? AND {_WAITS} "
+                "UNION SELECT session FROM envelopes WHERE instance = ? AND done_at IS NULL AND turn IS NOT NULL",
+                (instance, instance),
+            ).fetchall()
+        )
+        return [row[0] for row in rows]
 
     def queued(self, instance: str) -> dict[str, int]:
         """How many envelopes wait, by session."""
         return dict(
             self._store.read(
                 lambda db: db.execute(
-                    "SELECT session, count(*) FROM envelopes WHERE instance = ? AND done_at IS NULL AND turn IS NULL GROUP BY session",
+                    f"SELECT session, count(*) FROM envelopes WHERE instance = ? AND {_WAITS} GROUP BY session",
                     (instance,),
                 ).fetchall()
             )
@@ -198,34 +224,46 @@ class Mail:
         )
         return [dict(zip(names, row, strict=True)) for row in reversed(rows)]
 
-    # What follows runs inside the caller's transaction, because it must be true together with the turn.
+    # What follows runs inside the caller's transaction, because it must be true together with the turn. The program in the
+    # sandbox names the ids: it may speak of its own turn's mail only.
 
-    def take(self, tx: Tx, ids: Sequence[str], turn: str) -> None:
-        """A turn takes these envelopes up."""
-        tx.execute(f"UPDATE envelopes SET turn = ? WHERE id IN ({_marks(ids)})", (turn, *ids))
+    def take(self, tx: Tx, ids: Sequence[str], turn: str) -> list[str]:
+        """A turn takes these envelopes up, but for those that ended meanwhile; returns the ones it has, oldest first."""
+        tx.execute(f"UPDATE envelopes SET turn = ? WHERE done_at IS NULL AND id IN ({_marks(ids)})", (turn, *ids))
+        return [row[0] for row in tx.execute("SELECT id FROM envelopes WHERE turn = ? ORDER BY seq", (turn,)).fetchall()]
 
     def injected(self, tx: Tx, ids: Sequence[str], *, instance: str, session: str, turn: str) -> None:
         """The program has them."""
         tx.execute(
-            f"UPDATE envelopes SET state = 'injected', injected_at = ? WHERE state = 'accepted' AND id IN ({_marks(ids)})",
-            (self._clock.now(), *ids),
+            f"UPDATE envelopes SET state = 'injected', injected_at = ? WHERE turn = ? AND state = 'accepted' AND id IN ({_marks(ids)})",
+            (self._clock.now(), turn, *ids),
         )
         named = tx.execute(
-            f"SELECT msg_id FROM envelopes WHERE msg_id IS NOT NULL AND id IN ({_marks(ids)}) ORDER BY seq", tuple(ids)
+            f"SELECT msg_id FROM envelopes WHERE turn = ? AND msg_id IS NOT NULL AND id IN ({_marks(ids)}) ORDER BY seq", (turn, *ids)
         ).fetchall()
         tx.append(MailInjected(list(ids), [row[0] for row in named]), instance=instance, session=session, turn=turn)
 
     def acknowledged(self, tx: Tx, ids: Sequence[str], *, instance: str, session: str, turn: str) -> None:
         """A model call that included them has been made."""
         tx.execute(
-            f"UPDATE envelopes SET state = 'acknowledged', acknowledged_at = ? WHERE acknowledged_at IS NULL AND id IN ({_marks(ids)})",
-            (self._clock.now(), *ids),
+            "UPDATE envelopes SET state = 'acknowledged', acknowledged_at = ? "
+            f"WHERE turn = ? AND acknowledged_at IS NULL AND id IN ({_marks(ids)})",
+            (self._clock.now(), turn, *ids),
         )
         tx.append(MailAcknowledged(list(ids)), instance=instance, session=session, turn=turn)
 
-    def done(self, tx: Tx, turn: str) -> None:
-        """The turn that dealt with them is over."""
-        tx.execute("UPDATE envelopes SET done_at = ? WHERE turn = ? AND done_at IS NULL", (self._clock.now(), turn))
+    def done(self, tx: Tx, turn: str, reason: str, *, instance: str, session: str) -> None:
+        """The turn that dealt with them is over; those that the program never had have failed for `reason`."""
+        now = self._clock.now()
+        missed = tx.execute(
+            "SELECT id FROM envelopes WHERE turn = ? AND done_at IS NULL AND state = 'accepted' ORDER BY seq", (turn,)
+        ).fetchall()
+        tx.execute(
+            "UPDATE envelopes SET state = 'failed', reason = ? WHERE turn = ? AND done_at IS NULL AND state = 'accepted'", (reason, turn)
+        )
+        tx.execute("UPDATE envelopes SET done_at = ? WHERE turn = ? AND done_at IS NULL", (now, turn))
+        if missed:
+            tx.append(MailFailed([row[0] for row in missed], reason), instance=instance, session=session, turn=turn)
 
     def expire(self, tx: Tx, envelope: str, *, instance: str, session: str) -> None:
         """End an envelope that nobody took up in time; nothing happens to one that a turn has."""
@@ -245,7 +283,7 @@ def _marks(ids: Sequence[str]) -> str:
     return ", ".join("?" * len(ids))
 
 
-def _check(draft: Draft) -> None:
+def _check(draft: Draft, now: float) -> None:
     size = len(draft.text.encode("utf-8", "surrogatepass"))
     if size > MAX_TEXT:
         raise AegisError(
@@ -263,3 +301,5 @@ def _check(draft: Draft) -> None:
         raise AegisError(ErrorKind.USAGE, f"the message is not valid Unicode at offset {error.start}", "send UTF-8 text") from error
     if draft.msg_id is not None and not 1 <= len(draft.msg_id) <= 200:
         raise AegisError(ErrorKind.USAGE, "msg_id must have 1 to 200 characters", "leave it out, or shorten it")
+    if draft.expires is not None and not now < draft.expires < float("inf"):  # also when it is not a number
+        raise AegisError(ErrorKind.USAGE, "the message would expire before it is accepted", "give the seconds it may wait, over zero")

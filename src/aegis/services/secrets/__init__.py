@@ -48,7 +48,7 @@ class Secrets:
         check_name(name)
         await self._authorize(principal, "secret.delete", name)
         if not await self._vault.delete(name):
-            raise unknown_name("secret", name, [info.name for info in await self._vault.list()], "`aegis secret ls` shows them")
+            raise unknown_name("secret", name, [info.name for info in await self._vault.list()], "`aegis secret list` shows them")
 
     async def reveal_for_broker(self, name: str) -> str | None:
         """The value, for a broker that presents it outside every sandbox at this moment; None when there is none."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from aegis.guest.agent.dialects import CUT, END, REFUSED, Call, Dialect, Reply, StreamError, whole
+from aegis.tether.jsontext import dumps_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ class _Reply(Reply):
         if kind == "text":
             return {"type": "text", "text": whole(block["text"])} if block["text"].strip() else None
         if kind == "tool_use":
-            return Call(block["id"], block["name"], whole(block["json"]) or json.dumps(block["input"] or {}))
+            return Call(block["id"], block["name"], whole(block["json"]) or dumps_text(block["input"] or {}).decode())
         if kind == "redacted_thinking":
             return {"type": "thinking", "text": "", "redacted": block["data"]}
         if kind == "thinking" and block["whole"]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from aegis.guest.agent.dialects import CUT, REFUSED, Call, Dialect, Reply, StreamError, whole
+from aegis.tether.jsontext import dumps_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def _messages(message: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _call(block: dict[str, Any]) -> dict[str, Any]:
-    arguments = json.dumps(block["input"], ensure_ascii=False)
+    arguments = dumps_text(block["input"]).decode()
     return {"id": block["id"], "type": "function", "function": {"name": block["name"], "arguments": arguments}}
 
 
@@ -110,7 +109,7 @@ class _Reply(Reply):
             call["id"] = call["id"] or part.get("id") or ""
             call["name"] = call["name"] or function.get("name") or ""  # some repeat it in every piece
             # Some servers send the arguments parsed instead of as text.
-            call["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments)
+            call["arguments"] += arguments if isinstance(arguments, str) else dumps_text(arguments).decode()
         return shown
 
     def _count(self, usage: dict[str, Any]) -> None:

@@ -5,12 +5,12 @@ A use never raises but `Stopped`: bad arguments, missing files and crashes becom
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
-from aegis.guest.agent.tools import children, files, search, shell
+from aegis.guest.agent.tools import children, files, shell
 from aegis.guest.agent.tools.output import Output, ToolError
+from aegis.tether.jsontext import dumps_text, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 _RESULT_BYTES = 1024 * 1024
 _TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,)}
 _PATH = {"type": "string", "description": "relative to the workspace, or absolute"}
+
+
+def _glob(arguments: dict[str, Any]) -> Output:
+    from aegis.guest.agent.tools import search
+
+    return search.glob(arguments)
+
+
+def _grep(arguments: dict[str, Any]) -> Output:
+    from aegis.guest.agent.tools import search
+
+    return search.grep(arguments)
 
 
 class Tool:
@@ -80,14 +92,14 @@ TOOLS = {
             "glob",
             "Find files by pattern, such as src/**/*.py or *.{js,ts}; ** is any number of directories. "
             "** does not enter .git, node_modules, __pycache__ and .venv.",
-            search.glob,
+            _glob,
             {"pattern": {"type": "string"}, "path": _PATH},
             ("pattern",),
         ),
         Tool(
             "grep",
             "Search text files for a Python regular expression, line by line. Skips .git, node_modules, __pycache__ and .venv below path.",
-            search.grep,
+            _grep,
             {
                 "pattern": {"type": "string"},
                 "path": _PATH,
@@ -124,9 +136,11 @@ def use(wire: Wire, name: str, arguments: dict[str, Any], problem: str, permissi
         return _refused(f"there is no tool `{name}`; there are: {', '.join(TOOLS)}")
     arguments = {k: v for k, v in arguments.items() if v is not None or k in tool.required}
     if problem := problem or _problem(tool, arguments):
-        return _refused(f"{problem}. The arguments of `{name}` must match {json.dumps(tool.parameters)}")
+        return _refused(f"{problem}. The arguments of `{name}` must match {dumps_text(tool.parameters).decode()}")
     if tool.writes and permission != "write":
         return _refused(f"`{name}` is not allowed: the workspace is read-only for you. Say what you would change instead.")
+    if tool.function in (_glob, _grep):
+        import aegis.guest.agent.tools.search  # noqa: F401 - 8 ms, once here rather than in each child, and not at all for most turns
     if tool.function is None:
         return shell.bash(wire, arguments, seconds)
     return _forked(wire, tool.function, arguments, seconds)
@@ -139,7 +153,7 @@ def _refused(text: str) -> Output:
 def _forked(wire: Wire, function: Callable[[dict[str, Any]], Output], arguments: dict[str, Any], seconds: float) -> Output:
     def body(_: str) -> None:
         output = _guarded(function, arguments)
-        data = json.dumps([output.text.encode("utf-8", "replace").decode(), output.ok, output.truncated]).encode()
+        data = dumps_text([output.text, output.ok, output.truncated])
         while data:
             data = data[os.write(1, data) :]
 
@@ -148,7 +162,7 @@ def _forked(wire: Wire, function: Callable[[dict[str, Any]], Output], arguments:
     if ended.exit is None:
         return _refused(f"timed out after {time.monotonic() - started:.3g} s")
     try:
-        text, ok, truncated = json.loads(ended.output)
+        text, ok, truncated = loads(ended.output)
     except ValueError:
         return _refused(f"the tool died (exit {ended.exit})")
     return Output(text, ok=ok, truncated=truncated)

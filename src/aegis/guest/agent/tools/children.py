@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import time
 
 from aegis.guest import processes
@@ -17,9 +16,12 @@ from aegis.guest.agent.wire import Stopped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable
 
     from aegis.guest.agent.wire import Wire
+else:
+    import _signal as signal  # its Python face costs 3 ms
 
 #: The variable that marks the programs of one call.
 MARK = "AEGIS_CALL"

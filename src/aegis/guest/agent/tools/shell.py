@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 
 from aegis.guest.agent.tools import children
 from aegis.guest.agent.tools.output import Output
@@ -45,6 +44,8 @@ def bash(wire: Wire, arguments: dict[str, Any], seconds: float) -> Output:
 
 
 def _signal_name(number: int) -> str:
+    import signal  # 3 ms, for such an end only
+
     try:
         return signal.Signals(number).name
     except ValueError:
