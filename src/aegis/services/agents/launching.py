@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from aegis.services.config import AgentDefinition, ProjectConfig
 
-#: Which model an agent gets when nobody names one: the first whose secret it was given, else the offline one.
+#: Which model an agent gets when nobody names one: the first whose secret it was given or, given none, is stored; else the offline one.
 DEFAULT_MODELS: Final = (("ANTHROPIC_API_KEY", "anthropic/claude-sonnet-4-5"), ("OPENAI_API_KEY", "openai/gpt-4o"))
 OFFLINE_MODEL: Final = "scripted/echo"
 _ENV: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
