@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from tests.conftest import RealDaemon
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["mortal"]
 KILLS = int(os.environ.get("AEGIS_KILLS", "6"))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
 MESSAGES = 3
 #: At which passage a point of these parts strikes.
 NTH = {"store": 4, "instance": 1}

@@ -209,7 +209,7 @@ class Demo:
             view.show(frame["type"], payload)
             results += frame["type"] == "tool.result"
             if frame["type"] == "tool.result" and results == kill_after:
-                self._kill(view)
+                self._kill(view, frame["seq"])
             if (
                 frame["type"] == "assistant.done"
                 and receipt["id"] in payload["in_reply_to"]
@@ -221,28 +221,28 @@ class Demo:
                 return payload
         raise AssertionError("frames never end")
 
-    def _kill(self, view: View) -> None:
+    def _kill(self, view: View, seen: int) -> None:
+        """Kill the daemon, start it again, and see to it that the turn goes on; `seen` is the last frame that was shown."""
         assert self._daemon is not None
         view.close()
         pid = self._daemon.status()["pid"]
         self._out.say((f"✂ kill -9 {pid} (the daemon, and with it the sandbox)", "red"))
-        head = self._daemon.status()["head"]
         descriptor = os.pidfd_open(pid)
         killed = time.perf_counter()
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         select.select([descriptor], [], [], 10)
         os.close(descriptor)
         self._up("daemon again after kill -9", "the turn is continued from what is on disk")
-        if self._continued(head):
+        if self._continued(seen):
             self._proved("recovery", f"{(time.perf_counter() - killed) * 1000:.0f} ms from the kill to the agent at work again")
         else:
             self._proved("recovery", "not shown: the turn was over before the kill")
 
-    def _continued(self, head: int) -> bool:
-        """Return when the agent is at work on a turn that was cut after event `head`; False when that turn had ended before."""
+    def _continued(self, seen: int) -> bool:
+        """Return when the agent is at work on a turn that was cut after frame `seen`; False when that turn had ended before."""
         assert self._daemon is not None
         cut = False
-        with closing(lasting.frames(self._daemon, HANDLE, head, _SESSION, timeout=PATIENCE)) as frames:
+        with closing(lasting.frames(self._daemon, HANDLE, seen, _SESSION, timeout=PATIENCE)) as frames:
             for frame in frames:
                 if cut:
                     return True
