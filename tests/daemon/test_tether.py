@@ -134,7 +134,8 @@ def test_a_turn_that_the_death_of_the_daemon_cut_is_continued(daemon: RealDaemon
     done = daemon.finish("a", receipt)
     assert (done["outcome"], done["text"]) == ("completed", "both")
     assert ledger.read_text().split()[0] == "one"
-    assert "two" in ledger.read_text()
+    # The second call may have been on record when the daemon died; then nobody knows what it did, and the agent is told so.
+    assert "two" in ledger.read_text() or "whether it ran and what it did is unknown" in str(daemon.client.mail.transcript("a"))
     after = daemon.client.mail.send("a", "[[say next]]")
     assert after["ingress_seq"] > page["next_seq"]
 
