@@ -51,7 +51,7 @@ BUILT_IN: Final[dict[str, ProviderSpec]] = {
 }
 SCRIPTED: Final = "scripted"
 #: The models of the scripted provider.
-SCRIPTS: Final = ("echo", "directives", "demo")
+SCRIPTS: Final = ("demo", "directives", "echo")
 
 
 def parse(name: str, providers: Iterable[str] = (*BUILT_IN, SCRIPTED)) -> ModelName:

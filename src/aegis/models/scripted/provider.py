@@ -12,7 +12,7 @@ from aegis.core.clock import Clock, SystemClock
 from aegis.core.errors import AegisError, unknown_name
 from aegis.models import Dialect, ModelRequest, ModelResponse
 from aegis.models.errors import error_body
-from aegis.models.names import SCRIPTED
+from aegis.models.names import SCRIPTED, SCRIPTS
 from aegis.models.scripted.acts import Act, Fail, Pause
 from aegis.models.scripted.conversation import Conversation, read
 from aegis.models.scripted.demo import demo
@@ -22,7 +22,7 @@ from aegis.models.scripted.framing import Answer, estimate
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-_SCRIPTS: Final[dict[str, Callable[[Conversation], list[Act]]]] = {"demo": demo, "directives": directives, "echo": echo}
+_SCRIPTS: Final[dict[str, Callable[[Conversation], list[Act]]]] = dict(zip(SCRIPTS, (demo, directives, echo), strict=True))
 _REMEMBERED: Final = 256  # requests whose repetitions are counted
 
 
@@ -34,7 +34,7 @@ class ScriptedProvider:
     secret: str | None = None
     free = True
     description = "scripted (offline, not a real model); token counts are estimates by length"
-    models = tuple(_SCRIPTS)
+    models = SCRIPTS
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
