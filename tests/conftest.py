@@ -13,6 +13,7 @@ import pytest
 
 from aegis.client import launch
 from aegis.client.api import Client
+from tests.kit.clis import PROGRAMS, cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, action)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked `realcli("gemini")` needs that pinned program; without a name, all of them."""
+    for mark in item.iter_markers("realcli"):
+        for name in mark.args or PROGRAMS:
+            cli(name)
 
 
 class RealDaemon:

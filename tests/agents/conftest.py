@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
+from tests.agents.programs import Program
 
 from aegis.core.clock import ManualClock
 from aegis.core.principals import Principal, PrincipalKind
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 OWNER = Principal(PrincipalKind.PERSON, "tester")
 
 
+async def _nothing(*_: object) -> None:
+    """The program of the test needs no login."""
+
+
 class Bench:
     """The parts and the few verbs that the tests here need."""
 
@@ -35,6 +41,18 @@ class Bench:
         """Start an instance, by default the native agent on the scripted model without a boundary."""
         wanted = StartRequest(**({"handle": handle, "sandbox": "process", "model": "scripted/directives"} | request))  # type: ignore[arg-type]
         return await self.house.agents.create(OWNER, wanted.handle, await self.house.launching.resolve(wanted))
+
+    async def launch(self, handle: str = "a", **changes: object) -> Instance:
+        """Start an instance whose agent is the program of the test."""
+        wanted = StartRequest(handle=handle, sandbox="process", model="scripted/directives")
+        if changes.get("auth") == "login":
+            self.house.agents._world.logins.enter = _nothing  # type: ignore[method-assign]
+        launch = msgspec.structs.replace(await self.house.launching.resolve(wanted), **({"driver": "fake"} | changes))
+        return await self.house.agents.create(OWNER, handle, launch)
+
+    def facts(self, *types: str) -> list[Any]:
+        """The durable facts of these types, oldest first."""
+        return [event.fact for event in self.house.store.events(0, types=types, limit=1000).events]
 
     async def send(self, instance: Instance, text: str, session: str = "host:default", **draft: object) -> Receipt:
         """Put a message into a mailbox."""
@@ -58,7 +76,13 @@ class Bench:
 
 
 @pytest.fixture
-async def open_bench(short_home: Path) -> AsyncIterator[Callable[[], Awaitable[Bench]]]:
+def program() -> Program:
+    """The program that instances started by `Bench.launch` run. It outlives every daemon."""
+    return Program()
+
+
+@pytest.fixture
+async def open_bench(short_home: Path, request: pytest.FixtureRequest) -> AsyncIterator[Callable[[], Awaitable[Bench]]]:
     """Open the home, again and again if a test wants to see a new daemon on it."""
     opened: list[House] = []
 
@@ -66,6 +90,8 @@ async def open_bench(short_home: Path) -> AsyncIterator[Callable[[], Awaitable[B
         short_home.mkdir(mode=0o700, exist_ok=True)
         clock = ManualClock()
         house = await build(short_home, clock)
+        if "program" in request.fixturenames:
+            house.agents._world.drivers["fake"] = request.getfixturevalue("program")  # type: ignore[index]
         opened.append(house)
         await house.agents.open()
         return Bench(house, clock)

@@ -81,7 +81,8 @@ def test_only_the_own_token_opens(box: Make) -> None:
         *(request(wrong, BODY) for wrong in (None, "", other, mine[:-1], mine + "x", mine.swapcase(), "\x00", "Bearer " + mine, "é" * 32)),
         request(None, BODY, f"authorization: Basic {mine}"),
         request(None, BODY, f"cookie: x-api-key={mine}"),
-        request(None, BODY, path=f"/v1/messages?key={mine}"),
+        request(None, BODY, path=f"/v1/messages?key={other}"),
+        request(None, BODY, path=f"/v1/messages?token={mine}"),
     )
     assert status(answers[0]) == 200
     assert all(status(answer) in (0, 400, 401) for answer in answers[1:]), [answer[:80] for answer in answers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from aegis.core.clock import ManualClock
 from aegis.models import Dialect, ModelRequest, ModelResponse, Provider
 from aegis.models.scripted import ScriptedProvider
-from aegis.services.broker import Broker, BrokerClient, Call
+from aegis.services.broker import Broker, BrokerClient, Call, LimitHit
 
 TOKEN = "token-of-the-sandbox"
 
@@ -75,14 +76,23 @@ class Served:
         self.admitted: list[Call] = []
         self.recorded: list[Call] = []
         self.refusal: Exception | None = None
-        self.client = BrokerClient(instance="inst_1", token=TOKEN, model="scripted/echo", models=("anthropic/claude-x",))
+        self.client = BrokerClient(instance="inst_1", token=TOKEN, model="scripted/echo", models=lambda: ("anthropic/claude-x",))
         self.clock = ManualClock()
+        self.holds: dict[str, float] = {}
+        self.limits: list[tuple[Call, LimitHit]] = []
         self.broker = Broker(
-            provider=self.providers.__getitem__, secret=self.secret, admit=self.admit, record=self.record, clock=self.clock
+            provider=self.providers.__getitem__,
+            secret=self.secret,
+            admit=self.admit,
+            record=self.record,
+            held=self.holds.get,
+            limited=self.limited,
+            clock=self.clock,
         )
         self.url = ""
         self.port = 0
         self.connections: list[asyncio.Task[None]] = []
+        self.writers: list[asyncio.StreamWriter] = []
 
     async def secret(self, name: str) -> str | None:
         return self.secrets.get(name)
@@ -95,9 +105,13 @@ class Served:
     async def record(self, call: Call) -> None:
         self.recorded.append(call)
 
+    async def limited(self, call: Call, hit: LimitHit) -> None:
+        self.limits.append((call, hit))
+
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self.broker.serve(TcpChannel(reader, writer), self.client))
         self.connections.append(task)
+        self.writers.append(writer)
 
     async def ended(self) -> None:
         """Return when every connection so far is over."""
@@ -114,7 +128,13 @@ class Served:
         writer.write(data)
         reply = await self.read(reader)
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
         return reply
+
+    async def get(self, path: str, *headers: str) -> Reply:
+        head = [f"GET {path} HTTP/1.1", "host: x", f"authorization: Bearer {TOKEN}", *headers]
+        return await self.raw("\r\n".join(head).encode() + b"\r\n\r\n")
 
     async def post(self, path: str, body: bytes, *headers: str, token: str = TOKEN) -> Reply:
         head = [f"POST {path} HTTP/1.1", "host: x", f"authorization: Bearer {token}", f"content-length: {len(body)}", *headers]
@@ -145,6 +165,10 @@ async def served() -> AsyncIterator[Served]:
     for task in it.connections:
         task.cancel()
     await asyncio.gather(*it.connections, return_exceptions=True)
+    for writer in it.writers:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.models import ModelRequest, ModelResponse, Usage
-from aegis.services.broker.connection import MAX_BODY
 
 BODY = b'{ "model": "anthropic/claude-x",\t"messages": [], "x": 1.0 }'
 START = b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":10,"output_tokens":1}}}\n\n'
@@ -47,7 +46,7 @@ async def test_a_call_goes_through_unchanged_but_for_the_model(served: Any, fake
 
 
 async def test_the_models_own_name_will_do(served: Any, fake: Any) -> None:
-    served.client.models = ("scripted/echo", "anthropic/claude-sonnet-4-5")
+    served.client.models = lambda: ("scripted/echo", "anthropic/claude-sonnet-4-5")
     assert (await served.post("/v1/messages", b'{"model":"claude-sonnet-4-5"}')).status == 200
     assert served.recorded[0].model == "anthropic/claude-sonnet-4-5"
     assert served.recorded[0].cost_usd == pytest.approx((100 * 3 + 10 * 15) / 1e6)
@@ -109,7 +108,7 @@ async def test_a_missing_key_names_the_mend(served: Any, fake: Any) -> None:
 async def test_a_reached_budget_is_not_an_error_that_is_tried_again(served: Any, fake: Any) -> None:
     served.refusal = AegisError(ErrorKind.LIMIT, "the budget of `a` is spent", "raise it", limit="day\r\nx: y", resets_at=1_900_000_000.5)
     reply = await served.post("/v1/messages", BODY)
-    assert (reply.status, error(reply)["type"]) == (400, "budget")
+    assert (reply.status, error(reply)["type"]) == (402, "budget")
     assert error(reply)["message"] == "the budget of `a` is spent; raise it"
     assert error(reply)["resets_at"] == 1_900_000_000.5
     assert reply.headers["x-aegis-resets-at"] == "1900000000"
@@ -275,93 +274,6 @@ async def test_half_an_answer_does_not_look_whole(served: Any, fake: Any, kind: 
     writer.close()
     await served.ended()
     assert [call.outcome for call in served.recorded] == ["failed"]
-
-
-async def test_one_connection_carries_many_requests(served: Any) -> None:
-    reader, writer = await served.connect()
-    body = b'{"model":"echo","messages":[{"role":"user","content":"hi"}]}'
-    head = f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {served.client.token}\r\n"
-    chunked = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:5], body[5:])) + b"0\r\n\r\n"
-    requests = [
-        f"{head}content-length: {len(body)}\r\n\r\n".encode() + body,
-        f"{head}transfer-encoding: chunked\r\n\r\n".encode() + chunked,
-    ]
-    for request in requests:
-        writer.write(request)
-        assert b"echo: hi" in (await served.read(reader)).body
-    writer.write(b"".join(requests * 3))  # pipelined
-    for _ in range(6):
-        assert b"echo: hi" in (await served.read(reader)).body
-    writer.close()
-    await served.ended()
-    assert len(served.recorded) == 8
-
-
-async def test_a_client_that_waits_to_be_asked_for_the_body(served: Any) -> None:
-    reader, writer = await served.connect()
-    body = b'{"model":"echo","messages":[]}'
-    writer.write(head(served, len(body), "expect: 100-continue"))
-    assert (await served.read(reader, body=False)).status == 100
-    writer.write(body)
-    assert (await served.read(reader)).status == 200
-    writer.close()
-
-
-async def test_too_large_a_body_is_refused_and_the_client_reads_why(served: Any) -> None:
-    reader, writer = await served.connect()
-    writer.write(f"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: {MAX_BODY + 1}\r\n\r\n".encode())
-    reply = await served.read(reader)
-    assert (reply.status, error(reply)["type"], reply.headers["connection"]) == (413, "request_too_large", "close")
-    for _ in range(64):
-        writer.write(b"x" * 65536)
-        await writer.drain()
-    writer.close()
-    await served.ended()
-    reader, writer = await served.connect()
-    writer.write(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
-    chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
-    for _ in range(33):
-        writer.write(chunk)
-        await writer.drain()
-    assert (await served.read(reader)).status == 413
-    writer.close()
-    await served.ended()
-
-
-async def test_one_instance_cannot_fill_the_daemon_with_bodies(served: Any) -> None:
-    half = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 30000000\r\n\r\n"
-    held = [await served.connect() for _ in range(2)]
-    for _, writer in held:
-        writer.write(half + b"x" * 29_999_999)
-        await writer.drain()
-    reply = await served.raw(half + b"x" * 20_000_000)
-    assert (reply.status, error(reply)["type"]) == (429, "rate_limit_error")
-    for _, writer in held:
-        writer.close()
-    await served.ended()
-    assert (await served.post("/v1/messages", b'{"model":"echo","messages":[]}')).status == 200
-
-
-@pytest.mark.parametrize(
-    ("data", "status"),
-    [
-        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: " + b"b" * 70_000, 431),
-        (b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx", 400),
-        (b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\ncontent-length: 1\r\n\r\nx", 415),
-    ],
-)
-async def test_what_is_not_http(served: Any, data: bytes, status: int) -> None:
-    assert (await served.raw(data)).status == status
-    await served.ended()
-    assert not served.recorded
-
-
-@pytest.mark.parametrize("body", [b"", b"{}", b"nonsense", b'{"model":"a","model":"b"}'])
-async def test_bodies_that_say_nothing(served: Any, body: bytes) -> None:
-    reply = await served.post("/v1/messages", body)
-    assert (reply.status, error(reply)["type"]) == (400, "invalid_request_error")
 
 
 async def test_a_record_that_fails_harms_nobody_and_is_told(served: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -106,9 +106,9 @@ async def test_errors_are_the_ones_programs_know(claude: Any, gpt: Any, served: 
 
 async def test_a_reached_budget_is_asked_for_once(served: Any, connect: Any) -> None:
     served.refusal = AegisError(ErrorKind.LIMIT, "the budget is spent")
-    with pytest.raises(anthropic.BadRequestError, match="the budget is spent"):
+    with pytest.raises(anthropic.APIStatusError, match="the budget is spent"):
         await connect("anthropic", 5).messages.create(**ask("x"))
-    with pytest.raises(openai.BadRequestError, match="the budget is spent"):
+    with pytest.raises(openai.APIStatusError, match="the budget is spent"):
         await connect("openai", 5).chat.completions.create(**ask("x"))
     assert len(served.admitted) == 2
 
@@ -132,3 +132,36 @@ async def test_a_stream_that_breaks_off_is_an_error_for_clients(served: Any, con
         async for _ in stream:
             pass
     await stream.close()
+
+
+async def test_responses_stream_and_whole(gpt: Any, served: Any) -> None:
+    options = {"model": "scripted/directives", "input": "[[say hello world]]"}
+    whole = await gpt.responses.create(**options)
+    assert whole.output_text == "hello world"
+    text = ""
+    async for event in await gpt.responses.create(**options, stream=True):
+        if event.type == "response.output_text.delta":
+            text += event.delta
+        last = event
+    assert (text, last.type) == ("hello world", "response.completed")
+    assert last.response.usage.input_tokens == served.recorded[1].usage.input > 0
+    assert [call.path for call in served.recorded] == ["/responses", "/responses"]
+
+
+@pytest.mark.parametrize("dialect", ["anthropic", "openai", "responses"])
+async def test_a_limit_that_lasts_is_asked_for_once(served: Any, connect: Any, fake: Any, answers: Any, dialect: str) -> None:
+    async def answer(request: Any) -> Any:
+        return answers.whole(b'{"error":{"message":"spent","code":"insufficient_quota"}}', 429, ("retry-after", "1"))
+
+    fake.answer = answer
+    fake.dialects = frozenset({dialect})
+    served.client.model = "anthropic/claude-x"
+    client = connect(dialect, 5)
+    create = {"anthropic": lambda: client.messages, "openai": lambda: client.chat.completions, "responses": lambda: client.responses}[
+        dialect
+    ]()
+    asked = {"model": "claude-x", "input": "x"} if dialect == "responses" else ask("x") | {"model": "claude-x"}
+    with pytest.raises((anthropic.APIStatusError, openai.APIStatusError), match="usage limit of model provider `anthropic`") as caught:
+        await create.create(**asked)
+    assert caught.value.status_code == 402
+    assert len(fake.seen) == len(served.recorded) == 1

@@ -18,9 +18,9 @@ _SECONDS = 30.0
 class Terminal:
     """Runs `aegis` in a terminal of its own; a context manager that ends it."""
 
-    def __init__(self, program: Program, *args: str) -> None:
+    def __init__(self, program: Program, *args: str, environment: dict[str, str] | None = None) -> None:
         self._fd, inner = pty.openpty()
-        environment = {**program.environment, "TERM": "dumb"}
+        environment = {**program.environment, "TERM": "dumb", **(environment or {})}
         self._process = subprocess.Popen(
             program.argv(*args), stdin=inner, stdout=inner, stderr=inner, cwd=program.cwd, env=environment, start_new_session=True,
             preexec_fn=_controlling,

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from aegis.cli.instance import spec_of
-from aegis.cli.options import Megabytes, MountType, Pair, PointInTime, _Session
+from aegis.cli.options import Megabytes, MountType, Pair, PointInTime, SessionType
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_sizes_are_megabytes(text: str, size: int | None) -> None:
     [("x", ("host", "x")), ("telegram:1", ("telegram", "1")), ("a:b:c", None), (":x", None), ("x:", None), ("a b", None), ("ü", None)],
 )
 def test_sessions_are_a_channel_and_an_id(text: str, session: tuple[str, str] | None) -> None:
-    _expect(_Session(), text, session)
+    _expect(SessionType(), text, session)
 
 
 @pytest.mark.parametrize(("text", "pair"), [("A=b=c", ("A", "b=c")), ("A=", ("A", "")), ("A", None), ("=b", None), ("A B=c", None)])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aegis.core.events import Outcome, Text, TextDelta, Thinking, ThinkingDelta, ToolCall, ToolResult, TurnPresence
+from aegis.core.events import Diff, Outcome, Text, TextDelta, Thinking, ThinkingDelta, ToolCall, ToolResult, TurnPresence
 from aegis.drivers import Accepted, Acknowledged, DriverEvent, Finished, Happened, Record
 from aegis.drivers.native import MAX_LINE, STDERR_TAIL, Broken, Machine
 
@@ -47,8 +47,8 @@ EVENTS: list[DriverEvent] = [
     Acknowledged(["m1"]),
     Happened(ThinkingDelta("hm")),
     Happened(TextDelta("Let")),
-    Record(2, SAID, [Thinking("hm"), Text("Let me see."), ToolCall("c1", "list", {})]),
-    Record(3, DID, [ToolResult("c1", "list", True, "a\n", True, 1.5)]),
+    Record(2, SAID, [Thinking("hm"), Text("Let me see."), ToolCall("c1", "list", {}, kind="search")]),
+    Record(3, DID, [ToolResult("c1", "list", True, "a\n", True, 1.5, kind="search")]),
     Finished(Outcome.COMPLETED, "Done.", None, 2),
 ]
 
@@ -137,3 +137,23 @@ def test_the_tail_of_stderr() -> None:
     end = machine.died(None, "our reason")
     assert len(end.stderr) == STDERR_TAIL + 1 + len("our reason")
     assert end.stderr.endswith("the end\nour reason")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "output", "told"),
+    [
+        ("edit", {"path": "a.py", "old_text": "x", "new_text": "y"}, "replaced 1", [Diff("a.py", "y", "x")]),
+        ("write", {"path": "b.py", "content": "new"}, "created `b.py`, 3 bytes", [Diff("b.py", "new")]),
+        ("write", {"path": "b.py", "content": "new"}, "replaced `b.py`, 3 bytes", []),
+        ("bash", {"command": "ls"}, "a", []),
+        ("edit", {"path": 7}, "odd", []),
+    ],
+)
+def test_what_a_tool_changed_is_told(name: str, arguments: dict[str, Any], output: str, told: list[Diff]) -> None:
+    call = {"role": "assistant", "content": [{"type": "tool_call", "id": "c", "name": name, "input": arguments}]}
+    done = {"role": "user", "content": [{"type": "tool_result", "id": "c", "name": name, "ok": True, "output": output}]}
+    records = Machine().feed(lines({"type": "record", "n": 1, "message": call}, {"type": "record", "n": 2, "message": done}))
+    assert isinstance(records[1], Record)
+    [result] = records[1].facts
+    assert isinstance(result, ToolResult)
+    assert result.diffs == told

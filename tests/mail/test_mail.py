@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.agents.conftest import OWNER, bench, open_bench
 
-from aegis.core.envelopes import MAX_TEXT
+from aegis.core.envelopes import MAX_IMAGE, MAX_TEXT, Image
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import Outcome
 from aegis.core.principals import Principal, PrincipalKind
@@ -129,3 +129,38 @@ async def test_what_waited_is_answered_in_order_by_the_next_daemon(open_bench: C
     for session in (0, 1):
         heard = [i for m in await bench.house.agents.transcript(instance, f"host:{session}") for i in m.get("ids") or []]
         assert heard == [receipt.id for receipt in receipts[session::2]]
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize(
+    ("images", "kind", "text"),
+    [
+        ([("image/png", PNG)] * 9, ErrorKind.TOO_LARGE, "9 pictures"),
+        ([("image/png", PNG), ("image/png", PNG + b"\0" * MAX_IMAGE)], ErrorKind.TOO_LARGE, "picture 2"),
+        ([("image/svg+xml", b"<svg/>")], ErrorKind.USAGE, "image/svg"),
+        ([("image/png", b"GIF89a")], ErrorKind.USAGE, "is image/gif"),
+        ([("image/jpeg", b"")], ErrorKind.USAGE, "no jpeg inside"),
+        ([("image/webp", b"RIFF....WAVE")], ErrorKind.USAGE, "no webp inside"),
+    ],
+)
+async def test_pictures_that_are_none_are_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, images: list[tuple[str, bytes]], kind: ErrorKind, text: str
+) -> None:
+    monkeypatch.setattr(bench.house.mail, "admit_images", lambda _instance: None)
+    instance = await bench.start()
+    with pytest.raises(AegisError, match=text) as caught:
+        await bench.send(instance, "look", images=[Image(*image) for image in images])
+    assert caught.value.kind is kind
+    assert bench.house.mail.box(instance.id) == []
+
+
+async def test_pictures_are_kept_in_their_order(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.house.mail, "admit_images", lambda _instance: None)
+    instance = await bench.start()
+    await bench.house.agents.disable(OWNER, instance)
+    webp, jpeg = b"RIFF1234WEBPVP8 ", b"\xff\xd8\xff\xe0"
+    receipt = await bench.send(instance, "look", images=[Image("image/webp", webp), Image("image/png", PNG), Image("image/jpeg", jpeg)])
+    assert [image.data for image in (await bench.house.mail.images([receipt.id]))[receipt.id]] == [webp, PNG, jpeg]
+    assert bench.house.mail.image_sizes([receipt.id]) == {receipt.id: len(webp + PNG + jpeg)}

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.models.speaking import DIALECTS, Asked, Speaker
 
 from aegis.core.clock import ManualClock
-from aegis.models import Dialect, ModelRequest
+from aegis.models import Dialect
 from aegis.models.scripted import ScriptedProvider
 from aegis.models.scripted.demo import BUG, FIX, SOURCE
 
@@ -41,42 +42,22 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Program:
+class Program(Speaker):
     """A small agent: asks the model, runs its tools in the repository, remembers. Can be interrupted anywhere."""
 
     def __init__(self, root: Path, dialect: Dialect = "anthropic", tools: dict[str, list[str]] | None = None) -> None:
+        schemas = {
+            name: {"type": "object", "properties": {arg: {} for arg in args}, "required": args[:1]}
+            for name, args in (tools or NATIVE).items()
+        }
+        super().__init__(dialect, "demo", schemas)
         self.root = root
-        self.dialect = dialect
-        self.tools = tools or NATIVE
-        self.messages: list[dict[str, Any]] = []
         self.calls: list[str] = []
 
-    async def ask(self) -> dict[str, Any]:
-        import json
-
-        anthropic = self.dialect == "anthropic"
-        schemas = {
-            name: {"type": "object", "properties": {arg: {} for arg in args}, "required": args[:1]} for name, args in self.tools.items()
-        }
-        tools = [
-            {"name": name, "input_schema": schema} if anthropic else {"type": "function", "function": {"name": name, "parameters": schema}}
-            for name, schema in schemas.items()
-        ]
-        body = json.dumps({"model": "demo", "messages": self.messages, "tools": tools}).encode()
-        request = ModelRequest(dialect=self.dialect, path="", body=body, model="demo")
-        response = await ScriptedProvider(clock=Hasty()).stream(request, None)
-        answer = json.loads(b"".join([data async for data in response.body]))
-        if anthropic:
-            self.messages.append({"role": "assistant", "content": answer["content"]})
-            call = next((b for b in answer["content"] if b["type"] == "tool_use"), None)
-            return {"text": "".join(b["text"] for b in answer["content"] if b["type"] == "text"), "call": call}
-        message = answer["choices"][0]["message"]
-        self.messages.append(message)
-        calls = [
-            {"id": c["id"], "name": c["function"]["name"], "input": json.loads(c["function"]["arguments"])}
-            for c in message.get("tool_calls", [])
-        ]
-        return {"text": message["content"], "call": calls[0] if calls else None}
+    async def ask(self) -> tuple[str, Asked | None]:
+        response = await ScriptedProvider(clock=Hasty()).stream(self.request(), None)
+        text, calls = self.take(b"".join([data async for data in response.body]))
+        return text, calls[0] if calls else None
 
     def run(self, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
         self.calls.append(name.lower())
@@ -112,34 +93,26 @@ class Program:
         except OSError as error:
             return f"error: {error}", False
 
-    def give(self, call: dict[str, Any], text: str, ok: bool = True) -> None:
-        if self.dialect == "anthropic":
-            block = {"type": "tool_result", "tool_use_id": call["id"], "content": text, "is_error": not ok}
-            self.messages.append({"role": "user", "content": [block]})
-        else:
-            self.messages.append({"role": "tool", "tool_call_id": call["id"], "content": text})
-
     async def turn(self, text: str, cut: int | None = None, *, happened: bool = True) -> str:
         """Work until the model is done. In round `cut` the machine dies during the tool call, which may have `happened`."""
-        self.messages.append({"role": "user", "content": text})
+        self.user(text)
         for round_ in range(40):
-            answer = await self.ask()
-            call = answer["call"]
+            said, call = await self.ask()
             if call is None:
-                return str(answer["text"])
-            assert answer["text"], "a person should see why"
+                return said
+            assert said, "a person should see why"
             if round_ == cut:
                 if happened:
-                    self.run(call["name"], call["input"])
-                self.give(call, LOST, False)
-                self.messages.append({"role": "user", "content": [{"type": "text", "text": GO_ON}]})
+                    self.run(call.name, call.input)
+                self.results((call, LOST, False))
+                self.user(GO_ON)
             else:
-                self.give(call, *self.run(call["name"], call["input"]))
+                self.results((call, *self.run(call.name, call.input)))
         raise AssertionError("it never ends")
 
 
 @pytest.mark.parametrize("tools", [NATIVE, FOREIGN])
-@pytest.mark.parametrize("dialect", ["anthropic", "openai"])
+@pytest.mark.parametrize("dialect", DIALECTS)
 async def test_it_mends_the_demo(repository: Path, dialect: Dialect, tools: dict[str, list[str]]) -> None:
     program = Program(repository, dialect, tools)
     text = await program.turn(TASK)

@@ -5,14 +5,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.models.speaking import DIALECTS, Asked, Speaker
 
 from aegis.core.clock import ManualClock
 from aegis.models import Dialect, ModelRequest, Usage
+from aegis.models.names import SCRIPTS
 from aegis.models.scripted import ScriptedProvider
 from aegis.models.usage import observe
 
-DIALECTS: list[Dialect] = ["anthropic", "openai"]
 INTERRUPTED = "[You were interrupted: go on.]"
+COMMAND = {"type": "object", "properties": {"command": {"type": "string"}}}
 
 
 class Hasty(ManualClock):
@@ -20,108 +22,75 @@ class Hasty(ManualClock):
         return
 
 
-class Talk:
+class Talk(Speaker):
     """A conversation with a scripted model, as a program would carry it on."""
 
     def __init__(
         self, dialect: Dialect, model: str = "directives", *, stream: bool = False, tools: tuple[str, ...] = ("bash", "mcp__x__add")
     ) -> None:
-        self.dialect = dialect
-        self.model = model
-        self.stream = stream
-        self.tools = tools
-        self.messages: list[dict[str, Any]] = []
+        super().__init__(dialect, model, dict.fromkeys(tools, COMMAND), stream=stream)
         self.provider = ScriptedProvider(clock=Hasty())
 
-    def user(self, text: str) -> "Talk":
-        self.messages.append({"role": "user", "content": text})
+    def says(self, *texts: str, images: tuple[str, ...] = ()) -> "Talk":
+        self.user(*texts, images=images)
         return self
 
-    def result(self, *pairs: tuple[str, str]) -> "Talk":
-        if self.dialect == "anthropic":
-            blocks = [{"type": "tool_result", "tool_use_id": ident, "content": [{"type": "text", "text": text}]} for ident, text in pairs]
-            self.messages.append({"role": "user", "content": blocks})
-        else:
-            self.messages += [{"role": "tool", "tool_call_id": ident, "content": text} for ident, text in pairs]
+    def result(self, *pairs: tuple[Asked, str]) -> "Talk":
+        self.results(*((call, text, True) for call, text in pairs))
         return self
-
-    def body(self) -> bytes:
-        schema = {"type": "object", "properties": {"command": {"type": "string"}}}
-        if self.dialect == "anthropic":
-            tools: list[dict[str, Any]] = [{"name": name, "input_schema": schema} for name in self.tools]
-        else:
-            tools = [{"type": "function", "function": {"name": name, "parameters": schema}} for name in self.tools]
-        return json.dumps(
-            {
-                "model": self.model,
-                "messages": self.messages,
-                "tools": tools,
-                "stream": self.stream,
-                "stream_options": {"include_usage": True},
-            }
-        ).encode()
 
     async def raw(self) -> tuple[int, bytes]:
-        path = "/v1/messages" if self.dialect == "anthropic" else "/chat/completions"
-        response = await self.provider.stream(ModelRequest(dialect=self.dialect, path=path, body=self.body(), model=self.model), None)
+        response = await self.provider.stream(self.request(), None)
         return response.status, b"".join([data async for data in response.body])
 
-    async def ask(self) -> tuple[str, list[tuple[str, str, dict[str, Any]]]]:
+    async def ask(self) -> tuple[str, list[Asked]]:
         """Text and calls of the next answer, which joins the conversation."""
         status, body = await self.raw()
         assert status == 200, body
-        answer = json.loads(body)
-        if self.dialect == "anthropic":
-            self.messages.append({"role": "assistant", "content": answer["content"]})
-            calls = [(b["id"], b["name"], b["input"]) for b in answer["content"] if b["type"] == "tool_use"]
-            return "".join(b["text"] for b in answer["content"] if b["type"] == "text"), calls
-        message = answer["choices"][0]["message"]
-        self.messages.append(message)
-        calls = [(c["id"], c["function"]["name"], json.loads(c["function"]["arguments"])) for c in message.get("tool_calls", [])]
-        return message["content"] or "", calls
+        return self.take(body)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_echo(dialect: Dialect) -> None:
-    assert await Talk(dialect, "echo").user("one").user("two\nthree").ask() == ("echo: two\nthree", [])
-    assert await Talk(dialect).user("no directives").ask() == ("echo: no directives", [])
+    assert await Talk(dialect, "echo").says("one").says("two\nthree").ask() == ("echo: two\nthree", [])
+    assert await Talk(dialect).says("no directives").ask() == ("echo: no directives", [])
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_one_step_for_each_round_of_tools(dialect: Dialect) -> None:
-    talk = Talk(dialect).user(
+    talk = Talk(dialect).says(
         '[[say hello]] [[call bash {"command": "[[ -f x ]] && echo ]]"}]] [[call add {"a": 1}]] [[par]] [[call bash]]'
         " [[lastresult]] [[say bye]]"
     )
     text, [call] = await talk.ask()
     assert (text, call[1:]) == ("hello", ("bash", {"command": "[[ -f x ]] && echo ]]"}))
-    text, calls = await talk.result((call[0], "ran")).ask()
+    text, calls = await talk.result((call, "ran")).ask()
     assert [c[1:] for c in calls] == [("mcp__x__add", {"a": 1}), ("bash", {})]
-    assert len({c[0] for c in [call, *calls]}) == 3
-    talk.result(*((c[0], f"result {i}") for i, c in enumerate(calls)))
+    assert dialect == "gemini" or len({c.id for c in [call, *calls]}) == 3
+    talk.result(*((c, f"result {i}") for i, c in enumerate(calls)))
     assert await talk.ask() == ("result: result 1bye", [])
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_an_interruption_goes_on_with_the_next_step(dialect: Dialect) -> None:
-    talk = Talk(dialect).user("[[call bash {}]] [[call bash {}]] [[say end]]")
+    talk = Talk(dialect).says("[[call bash {}]] [[call bash {}]] [[say end]]")
     _, [call] = await talk.ask()
-    talk.result((call[0], "unknown: interrupted")).user(INTERRUPTED)
+    talk.result((call, "unknown: interrupted")).says(INTERRUPTED)
     _, [call] = await talk.ask()
-    talk.result((call[0], "fine")).user("[You were interrupted again]")
+    talk.result((call, "fine")).says("[You were interrupted again]")
     assert await talk.ask() == ("end", [])
-    assert await talk.user(INTERRUPTED).ask() == ("end", [])
-    assert await talk.user("thank you").ask() == ("echo: thank you", [])
-    assert await talk.user("[[say new]]").ask() == ("new", [])
+    assert await talk.says(INTERRUPTED).ask() == ("end", [])
+    assert await talk.says("thank you").ask() == ("echo: thank you", [])
+    assert await talk.says("[[say new]]").ask() == ("new", [])
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_recall_and_what_programs_wrap_around(dialect: Dialect) -> None:
-    talk = Talk(dialect).user("first [[say x]]")
+    talk = Talk(dialect).says("first [[say x]]")
     await talk.ask()
-    talk.user("<system-reminder>[[say wrong]]</system-reminder>second")
+    talk.says("<system-reminder>[[say wrong]]</system-reminder>second")
     await talk.ask()
-    text, _ = await talk.user("[[recall]]").ask()
+    text, _ = await talk.says("[[recall]]").ask()
     assert text == "recall: first say x | second"
 
 
@@ -139,22 +108,23 @@ async def test_recall_and_what_programs_wrap_around(dialect: Dialect) -> None:
     ],
 )
 async def test_directives_that_make_no_sense_are_answered(text: str, answer: str) -> None:
-    said, calls = await Talk("anthropic").user(text).ask()
+    said, calls = await Talk("anthropic").says(text).ask()
     assert said.startswith(answer)
     assert not calls
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_errors_and_how_often(dialect: Dialect) -> None:
-    talk = Talk(dialect).user("[[error 529 2]] [[say at last]]")
+    talk = Talk(dialect).says("[[error 529 2]] [[say at last]]")
     assert [(await talk.raw())[0] for _ in range(3)] == [529, 529, 200]
-    status, body = await Talk(dialect).user("[[error 429]]").raw()
-    assert (status, json.loads(body)["error"]["type"]) == (429, "rate_limit_error")
+    status, body = await Talk(dialect).says("[[error 429]]").raw()
+    error = json.loads(body)["error"]
+    assert (status, error.get("type", error.get("status"))) == (429, "RESOURCE_EXHAUSTED" if dialect == "gemini" else "rate_limit_error")
 
 
 async def test_hang_sends_nothing_until_it_is_over() -> None:
     clock = ManualClock()
-    talk = Talk("anthropic", stream=True).user("[[hang 60]] [[say back]]")
+    talk = Talk("anthropic", stream=True).says("[[hang 60]] [[say back]]")
     talk.provider = ScriptedProvider(clock=clock)
     task = asyncio.ensure_future(talk.raw())
     await asyncio.sleep(0)
@@ -166,9 +136,8 @@ async def test_hang_sends_nothing_until_it_is_over() -> None:
 
 async def test_slow_text_comes_in_pieces() -> None:
     clock = ManualClock()
-    talk = Talk("anthropic", stream=True).user("[[slow 3 100]]")
-    request = ModelRequest(dialect="anthropic", path="/v1/messages", body=talk.body(), model="directives")
-    response = await ScriptedProvider(clock=clock).stream(request, None)
+    talk = Talk("anthropic", stream=True).says("[[slow 3 100]]")
+    response = await ScriptedProvider(clock=clock).stream(talk.request(), None)
     got: list[bytes] = []
 
     async def all_of_it() -> None:
@@ -188,23 +157,24 @@ async def test_slow_text_comes_in_pieces() -> None:
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("stream", [False, True])
 async def test_usage_is_estimated_and_readable(dialect: Dialect, stream: bool) -> None:
-    talk = Talk(dialect, "echo", stream=stream).user("x" * 4000)
+    talk = Talk(dialect, "echo", stream=stream).says("x" * 4000)
     _, body = await talk.raw()
     observer = observe(dialect, "text/event-stream" if stream else "application/json")
     observer.feed(body)
     usage = observer.usage()
     assert isinstance(usage, Usage)
-    assert usage.input == len(talk.body()) // 4
+    assert usage.input == len(talk.request().body) // 4
     assert usage.output == 1001
 
 
-async def test_the_same_request_has_the_same_answer() -> None:
-    talk = Talk("openai", stream=True).user("[[think hm]] [[call bash {}]]")
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_the_same_request_has_the_same_answer(dialect: Dialect) -> None:
+    talk = Talk(dialect, stream=True).says("[[think hm]] [[call bash {}]]")
     assert await talk.raw() == await talk.raw()
 
 
 async def test_unknown_models_and_bodies() -> None:
-    status, body = await Talk("anthropic", "ecko").user("x").raw()
+    status, body = await Talk("anthropic", "ecko").says("x").raw()
     assert status == 404
     assert b"echo" in body
     for bad in (b"", b"[]", b"{}", b'{"messages": 5}', b"\xff", b'{"a":' * 100_000):
@@ -215,7 +185,7 @@ async def test_unknown_models_and_bodies() -> None:
 async def test_huge_input() -> None:
     big = "[[say x]] " * 100_000 + "y" * 20_000_000
     for model in ("echo", "directives", "demo"):
-        status, body = await Talk("anthropic", model, stream=True).user(big).raw()
+        status, body = await Talk("anthropic", model, stream=True).says(big).raw()
         assert status == 200
         assert body.endswith(b'data: {"type":"message_stop"}\n\n')
 
@@ -224,18 +194,37 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda x: st.lists(x, max_size=4) | st.dictionaries(st.text(max_size=5), x, max_size=4),
 )
-KEYS = st.sampled_from(["role", "content", "type", "text", "tool_calls", "function", "name", "arguments", "tool_use_id", "id", "input"])
-VALUES = st.sampled_from(["user", "assistant", "tool", "text", "tool_use", "tool_result", "[[call bash {}]]", "[[par]]", "fix the tests"])
+KEYS = st.sampled_from(
+    ["role", "content", "type", "text", "tool_calls", "function", "name", "arguments", "tool_use_id", "id", "input", "parts", "args",
+     "functionCall", "functionResponse", "response", "inlineData", "mimeType", "output", "call_id", "image_url", "source", "data",
+     "functionDeclarations", "parametersJsonSchema", "parameters", "properties", "required", "tools", "$ref", "anyOf", "minItems"]
+)  # fmt: skip
+VALUES = st.sampled_from(
+    ["user", "assistant", "model", "tool", "text", "tool_use", "tool_result", "function_call", "function_call_output", "message", "image",
+     "input_image", "namespace", "object", "array", "string", "[[call bash {}]]", "[[call write {}]]", "[[call =x {}]]", "[[par]]",
+     "[[images]]", "fix the tests"]
+)  # fmt: skip
 ODD = st.recursive(VALUES | JSON, lambda x: st.lists(x, max_size=4) | st.dictionaries(KEYS, x, max_size=5))
 
 
-@given(messages=st.lists(ODD, max_size=6), tools=ODD, stream=st.booleans(), model=st.sampled_from(["echo", "directives", "demo"]))
-def test_odd_requests_get_some_answer(messages: Any, tools: Any, stream: bool, model: str) -> None:
+@given(messages=st.lists(ODD, max_size=6), rest=st.lists(ODD, min_size=4, max_size=4), stream=st.booleans(), model=st.sampled_from(SCRIPTS))
+def test_odd_requests_get_some_answer(messages: Any, rest: list[Any], stream: bool, model: str) -> None:
+    tools, schema, system, more = rest
     for dialect in DIALECTS:
-        body = json.dumps({"messages": messages, "tools": tools, "stream": stream}).encode()
+        said = dict.fromkeys(("messages", "input", "contents"), messages)
+        shaped = {
+            "generationConfig": {"responseSchema": schema},
+            "response_format": schema,
+            "text": {"format": schema},
+            "output_config": more,
+        }
+        named = dict.fromkeys(("system", "systemInstruction", "instructions"), system)
+        body = json.dumps({**said, **shaped, **named, "tools": tools, "stream": stream, "stream_options": more}).encode()
+        path = ":streamGenerateContent" if stream else ":generateContent"
 
-        async def ask(dialect: Dialect = dialect, body: bytes = body) -> int:
-            response = await ScriptedProvider(clock=Hasty()).stream(ModelRequest(dialect=dialect, path="/", body=body, model=model), None)
+        async def ask(dialect: Dialect = dialect, body: bytes = body, path: str = path) -> int:
+            request = ModelRequest(dialect=dialect, path=path, body=body, model=model)
+            response = await ScriptedProvider(clock=Hasty()).stream(request, None)
             async for _ in response.body:
                 pass
             return response.status

@@ -1,14 +1,15 @@
 import asyncio
+import json
 import logging
 from email.utils import formatdate
 from typing import Any
 
 import pytest
+from tests.models.speaking import DIALECTS, retry_info
 
 from aegis.core.clock import ManualClock
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.models import Dialect, ModelRequest, ModelResponse
-from aegis.models.errors import resets_at
 from aegis.models.http import MAX_ERROR, HttpProvider, Retries
 from aegis.models.names import ProviderSpec
 
@@ -34,7 +35,12 @@ def provider(url: str, dialect: Dialect = "anthropic", **options: Any) -> HttpPr
 
 
 def request(dialect: Dialect = "anthropic", body: bytes = b'{"model": "m"}', headers: Any = ()) -> ModelRequest:
-    path = "/v1/messages?beta=true" if dialect == "anthropic" else "/chat/completions"
+    path = {
+        "anthropic": "/v1/messages?beta=true",
+        "openai": "/chat/completions",
+        "responses": "/responses",
+        "gemini": "/v1beta/models/m:streamGenerateContent?alt=sse",
+    }[dialect]
     return ModelRequest(dialect=dialect, path=path, headers=headers, body=body, model="m")
 
 
@@ -70,13 +76,51 @@ async def test_the_body_goes_up_and_comes_back_byte_for_byte(upstream: Any) -> N
 
 async def test_openai_credentials_and_connection_reuse(upstream: Any) -> None:
     mine = provider(upstream.url + "/v1/", "openai")
+    assert mine.dialects == {"openai", "responses"}
     upstream.answers = [upstream.http(200)]
-    for _ in range(3):
-        await text(await mine.stream(request("openai"), f" {KEY}\n"))
-    assert upstream.seen[0].target == "/v1/chat/completions"
+    for dialect in ("openai", "openai", "responses"):
+        await text(await mine.stream(request(dialect), f" {KEY}\n"))  # type: ignore[arg-type]
+    assert [seen.target for seen in upstream.seen] == ["/v1/chat/completions"] * 2 + ["/v1/responses"]
+    assert upstream.seen[2].headers["authorization"] == f"Bearer {KEY}"
     assert upstream.seen[0].headers["authorization"] == f"Bearer {KEY}"
     assert "anthropic-version" not in upstream.seen[0].headers
     assert upstream.connections == 1
+    await mine.close()
+
+
+async def test_gemini_has_the_model_in_the_path_and_a_header_of_its_own(upstream: Any) -> None:
+    mine = provider(upstream.url, "gemini")
+    assert mine.dialects == {"gemini"}
+    upstream.answers = [upstream.http(200)]
+    await text(await mine.stream(request("gemini"), KEY))
+    assert upstream.seen[0].target == "/v1beta/models/m:streamGenerateContent?alt=sse"
+    assert upstream.seen[0].headers["x-goog-api-key"] == KEY
+    assert not {"authorization", "x-api-key", "anthropic-version"} & set(upstream.seen[0].headers)
+    await mine.close()
+
+
+async def test_a_wait_that_stands_in_the_body_is_obeyed_and_told(upstream: Any) -> None:
+    clock = WaitingClock()
+    mine = provider(upstream.url, "gemini", clock=clock)
+    upstream.answers = [upstream.http(429, retry_info("1.5s")), upstream.http(200)]
+    assert (await mine.stream(request("gemini"), KEY)).status == 200
+    assert clock.slept == [1.5]
+    upstream.answers = [upstream.http(429, retry_info("34.07s"))]
+    response = await mine.stream(request("gemini"), KEY)
+    assert (response.status, response.header("retry-after"), await text(response)) == (429, "35", retry_info("34.07s"))
+    assert len(clock.slept) == 1
+    upstream.answers = [upstream.http(429, retry_info("34.07s"), "retry-after: 40")]
+    assert [value for name, value in (await mine.stream(request("gemini"), KEY)).headers if name == "retry-after"] == ["40"]
+    await mine.close()
+
+
+async def test_a_key_that_gemini_calls_a_bad_request_is_a_rejected_key(upstream: Any) -> None:
+    mine = provider(upstream.url, "gemini")
+    info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID", "domain": "googleapis.com"}
+    upstream.answers = [upstream.http(400, json.dumps({"error": {"code": 400, "details": [info]}}).encode())]
+    response = await mine.stream(request("gemini"), KEY)
+    assert response.status == 400
+    assert b"aegis secret set MINE_KEY" in await text(response)
     await mine.close()
 
 
@@ -222,7 +266,7 @@ async def test_closing_an_answer_early_ends_the_call_upstream(upstream: Any) -> 
     await mine.close()
 
 
-@pytest.mark.parametrize("dialect", ["anthropic", "openai"])
+@pytest.mark.parametrize("dialect", DIALECTS)
 async def test_the_key_is_in_no_error(upstream: Any, dialect: Dialect, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     mine = provider(upstream.url, dialect, retries=Retries(times=0))
@@ -249,17 +293,3 @@ async def test_a_huge_error_is_cut(upstream: Any) -> None:
     upstream.answers = [upstream.http(400, b"x" * (3 * MAX_ERROR))]
     assert len(await text(await mine.stream(request(), KEY))) == MAX_ERROR
     await mine.close()
-
-
-def test_when_a_limit_is_over() -> None:
-    assert resets_at((("retry-after", "30"),), 100.0) == 130.0
-    assert resets_at((("retry-after", "soon"),), 100.0) is None
-    headers = (
-        ("anthropic-ratelimit-requests-remaining", "5"),
-        ("anthropic-ratelimit-requests-reset", "2100-01-01T00:00:00Z"),
-        ("anthropic-ratelimit-tokens-remaining", "0"),
-        ("anthropic-ratelimit-tokens-reset", "2027-01-15T08:00:00Z"),
-        ("anthropic-ratelimit-unified-reset", "nonsense"),
-    )
-    assert resets_at(headers, 1_800_000_000.0 - 60) == 1_800_000_000.0
-    assert resets_at((), 0.0) is None

@@ -2,7 +2,7 @@ import pytest
 
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.models.catalogue import Catalogue
-from aegis.models.names import ModelName, ProviderSpec, check_spec, parse
+from aegis.models.names import BUILT_IN, FAMILIES, ModelName, ProviderSpec, check_spec, parse, resolve
 
 
 def test_a_model_may_contain_slashes() -> None:
@@ -25,6 +25,25 @@ def test_an_unknown_provider_names_the_nearest() -> None:
         parse("antropic/claude-x")
     assert caught.value.kind is ErrorKind.NOT_FOUND
     assert caught.value.data["nearest"] == "anthropic"
+
+
+def test_a_family_means_its_newest_model() -> None:
+    for word in FAMILIES:
+        name = parse(resolve(word))
+        assert name.provider in BUILT_IN
+    assert parse(resolve("sonnet")).provider == "anthropic"
+    assert parse(resolve("flash")).provider == "gemini"
+    assert resolve("openai/gpt-5") == "openai/gpt-5"
+    assert resolve("unknown") == "unknown"
+    assert resolve("opus", {"opus": "mine/x"}) == "mine/x"
+    assert resolve("fast", {"fast": "mine/y"}) == "mine/y"
+
+
+def test_what_a_provider_speaks_follows_from_its_dialect() -> None:
+    assert BUILT_IN["openai"].dialects == {"openai", "responses"}
+    assert BUILT_IN["gemini"].dialects == {"gemini"}
+    assert BUILT_IN["anthropic"].dialects == {"anthropic"}
+    assert ProviderSpec(name="mine", base_url="http://h", dialect="responses").dialects == {"responses"}
 
 
 @pytest.mark.parametrize("url", ["ftp://h", "h:1", "http://", "http://u:p@h", "http://h?key=1", "http://h#x"])

@@ -1,6 +1,7 @@
 import re
 
 from aegis.models import Usage
+from aegis.models.names import FAMILIES
 from aegis.models.prices import cost, price_of, table
 
 SOME = Usage(input=1000, output=500)
@@ -31,6 +32,14 @@ def test_a_snapshot_costs_what_its_model_costs() -> None:
     assert price_of("anthropic/claude-sonnet-4-5-20250929") == price_of("anthropic/claude-sonnet-4-5")
     assert price_of("openai/gpt-4o-2024-08-06") == price_of("openai/gpt-4o")
     assert price_of("anthropic/claude-sonnet-4-5-preview") is None
+
+
+def test_gemini_and_the_families_have_prices() -> None:
+    usage = Usage(input=1000, output=100, cached=400)
+    assert abs((cost("gemini/gemini-3.1-pro-preview", usage) or 0) - (600 * 2 + 400 * 0.2 + 100 * 12) / 1e6) < 1e-12
+    assert cost("gemini/gemini-3.1-pro-preview", Usage(input=200_001)) is None
+    for model in FAMILIES.values():
+        assert cost(model, usage)
 
 
 def test_every_price_is_dated_and_sourced() -> None:

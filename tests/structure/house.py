@@ -38,6 +38,7 @@ PORT_FACES = frozenset(
         "aegis.sandboxes",
         "aegis.sandboxes.link",
         "aegis.drivers",
+        "aegis.drivers.login",
         "aegis.models",
         "aegis.models.errors",
         "aegis.models.http",
@@ -54,6 +55,7 @@ SPAWN_SITES = frozenset(
         "cli/daemon.py",  # `aegis serve` becomes the daemon
         "cli/demo.py",  # git, for the demo's repository
         "client/launch.py",  # the daemon
+        "drivers/programs.py",  # an agent program of others, to ask for its version
         "guest/agent/tools/children.py",  # the native agent's tools, inside the sandbox
         "guest/agent/tools/shell.py",
         "guest/fork.py",  # the agent, in a copy of the guest
@@ -63,6 +65,7 @@ SPAWN_SITES = frozenset(
         "sandboxes/bwrap/stage.py",
         "sandboxes/conformance/life.py",  # processes that the suite must see die
         "sandboxes/process.py",
+        "services/egress/packages.py",  # pip and npm, to ask which indexes they are set to use
     }
 )
 #: Files that may look at the environment of their process.

@@ -8,52 +8,66 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from aegis.cli import render
-from aegis.cli.options import handle_argument, session_option
+from aegis.cli import approvals, blocks, render
+from aegis.cli.options import handle_argument, image_option, session_option
 from aegis.cli.output import Output
 from aegis.cli.reach import client
 from aegis.cli.talk import failure_of, undelivered
 from aegis.cli.verbs import Verb
+from aegis.cli.view import View
 from aegis.client import lasting
-from aegis.client.api import answers
+from aegis.client.images import read_image
 from aegis.core.errors import AegisError, ErrorKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from aegis.client.api import Client
-    from aegis.client.shapes import Session
+    from aegis.client.shapes import ImageSpec, InstanceInfo, Session
 
 
 @click.command(cls=Verb, json=False)
 @handle_argument
 @session_option
+@image_option
+@click.option("--model", metavar="PROVIDER/MODEL", help="Go on with this model.")
+@click.option("--mode", metavar="MODE", help="Go on in this mode of the program.")
+@click.option("--effort", metavar="WORD", help="How hard the model is to think from now on.")
 @click.pass_obj
-def chat(out: Output, handle: str, session: Session) -> int:
+def chat(
+    out: Output, handle: str, session: Session, images: tuple[str, ...], model: str | None, mode: str | None, effort: str | None
+) -> int:
     """Talk with an agent, line by line.
 
-    The answer is shown as it comes, with the tools it uses. Ctrl-C cuts the turn; twice at the prompt, or Ctrl-D, leaves. The
-    conversation stays and can be gone on with. From a pipe each line is a message, and the exit code is that of the last turn
-    that did not complete.
+    The answer is shown as it comes, with the tools it uses. What the agent asks leave for you can answer on the spot, or later with
+    `aegis approvals`. Ctrl-C cuts the turn; twice at the prompt, or Ctrl-D, leaves. The conversation stays and can be gone on with.
+    From a pipe each line is a message, and the exit code is that of the last turn that did not complete. Pictures go with the first
+    message.
 
     \b
     Examples:
       aegis chat coder
+      aegis chat coder --image screenshot.png
       echo "what changed today?" | aegis chat coder
     """
+    pictures = [read_image(path) for path in images]
     daemon = client()
     item = daemon.instances.get(handle)
+    if model or mode or effort:
+        item = daemon.sessions.configure(item["id"], session, model=model, mode=mode, effort=effort)
     out.live = True
     if out.interactive:
         out.say((item["handle"], "bold"), (f"  {item.get('model') or ''}  {':'.join(session)}", "dim"))
         render.cautions(out, item)
+        _waiting(out, daemon, item["id"], session)
     code = 0
     for line in _lines(out, item["handle"]):
-        failure = _turn(out, daemon, item["handle"], session, line)
+        failure = _turn(out, daemon, item, session, line, pictures)
+        pictures = []
         if failure is None:
             continue
         if out.interactive and failure.kind is ErrorKind.INTERRUPTED:
@@ -90,102 +104,56 @@ def _lines(out: Output, handle: str) -> Iterator[str]:
             yield text
 
 
-def _turn(out: Output, daemon: Client, handle: str, session: Session, text: str) -> AegisError | None:
+def _waiting(out: Output, daemon: Client, instance: str, session: Session) -> None:
+    """What the agent asked in this conversation while nobody was here."""
+    for asked in daemon.approvals.list(instance=instance):
+        if asked["session"] == ":".join(session):
+            for line in blocks.request(asked, asked["id"], (out.columns or blocks.WIDE) - 12):
+                out.say(*line)
+            with suppress(KeyboardInterrupt, EOFError):
+                approvals.ask_here(out, daemon, asked["id"])
+
+
+def _turn(
+    out: Output, daemon: Client, item: InstanceInfo, session: Session, text: str, images: Sequence[ImageSpec] = ()
+) -> AegisError | None:
     """Send one message and show the turn that answers it; returns its error if it did not complete."""
-    view = View(out)
+    view, place = View(out, failures=False), ":".join(session)
 
     def ended(told: str) -> None:
         view.close()
         out.warn(told)
 
     try:
-        receipt = lasting.send(daemon, handle, text, session=session)
+        receipt = lasting.send(daemon, item["id"], text, session=session, images=images)
     except AegisError as exc:
         return exc
     cursor, cancelled = receipt["ingress_seq"], False
     while True:
         try:
-            with closing(lasting.frames(daemon, handle, cursor, session, ended=ended)) as frames:
-                for frame in frames:
-                    cursor = max(cursor, frame["seq"])
-                    view.show(frame["type"], frame["payload"])
-                    if answers(frame, receipt["id"]):
-                        return failure_of(frame["payload"])
-                    if frame["type"] == "event.failed" and receipt["id"] in frame["payload"]["ids"]:
-                        return undelivered(handle, frame["payload"]["reason"])
-        except AegisError as exc:
+            with closing(lasting.events(daemon, cursor, instance=item["id"], ended=ended)) as events:
+                for event in events:
+                    cursor = event["seq"]
+                    if event.get("session") not in (None, place):
+                        continue
+                    view.show(event)
+                    data = event["data"]
+                    if event["type"] == "turn.finished" and receipt["id"] in data["in_reply_to"]:
+                        if not (data.get("error") or {}).get("will_continue"):
+                            return failure_of(data)
+                    elif event["type"] == "mail.failed" and receipt["id"] in data["message_ids"]:
+                        return undelivered(item["handle"], data["reason"])
+                    elif event["type"] == "approval.requested" and out.interactive:
+                        approvals.ask_here(out, daemon, data["approval_id"])
+                    elif event["type"] == "instance.deleted":
+                        return undelivered(item["handle"], "the instance was deleted")
+        except (AegisError, EOFError) as exc:
             view.close()
-            return exc
+            return exc if isinstance(exc, AegisError) else AegisError(ErrorKind.INTERRUPTED, "you left; the turn goes on")
         except KeyboardInterrupt:
             if cancelled:
                 raise
             cancelled = True
             view.close()
             with suppress(AegisError):  # then there is no turn to cut: the daemon died, or the instance was deleted
-                daemon.mail.cancel(handle, session)
-
-
-class View:
-    """Shows the frames of a turn as they come."""
-
-    def __init__(self, out: Output) -> None:
-        self._out = out
-        self._text = ""  # what was shown of the text that is not yet whole
-        self._open = ""  # what the unfinished line holds: "text", "thinking" or nothing
-
-    def close(self) -> None:
-        """End an unfinished line."""
-        if self._open:
-            self._out.say()
-            self._open = ""
-
-    def show(self, kind: str, payload: dict[str, Any]) -> None:
-        """Show one frame."""
-        match kind:
-            case "assistant.delta":
-                self._piece("text", payload["text"])
-                self._text += payload["text"]
-            case "reasoning.delta":
-                self._piece("thinking", payload["text"])
-            case "reasoning.done":
-                self.close()
-            case "assistant.text":
-                self._whole(payload["text"])
-            case "tool.call":
-                self.close()
-                self._out.say(("→ ", "cyan"), (str(payload.get("name")), "bold"), f" {render.compact(payload.get('input'))}")
-            case "tool.result":
-                self.close()
-                mark = ("✓ ", "green") if payload.get("ok") else ("✗ ", "red")
-                self._out.say(mark, render.compact(payload.get("output", "")), (f"  {payload.get('ms', 0):.0f} ms", "dim"))
-            case "assistant.done" if (payload.get("error") or {}).get("will_continue"):
-                self.close()
-                self._text = ""
-                self._out.say(("… cut short, and continued", "yellow"))
-            case "assistant.done":
-                self.close()
-                self._text = ""
-                usage = payload.get("usage") or {}
-                if usage.get("input"):
-                    self._out.say((f"{render.tokens(usage)}, {payload.get('ms', 0) / 1000:.1f} s", "dim"))
-
-    def _piece(self, what: str, text: str) -> None:
-        if self._open != what:
-            self.close()
-            self._open = what
-        self._out.piece(text, "dim" if what == "thinking" else "")
-
-    def _whole(self, text: str) -> None:
-        """A whole text, of which pieces may have been shown: show what is missing. Pieces of the next one may be there already."""
-        if self._text.startswith(text):
-            self._text = self._text[len(text) :]
-            if not self._text:
-                self.close()
-            return
-        if text.startswith(self._text):
-            self._piece("text", text[len(self._text) :])
-        else:
-            self.close()
-            self._piece("text", text)
-        self._text = ""
-        self.close()
+                daemon.mail.cancel(item["id"], session)

@@ -35,8 +35,11 @@ AGENT = Table(
     "agent",
     "Definitions of agents.",
     {
-        "list": Row("config", "agent_list", "List the agents that can be started here."),
-        "show": Row("config", "agent_show", "Show one definition."),
+        "list": Row("agent", "agent_list", "List the agents that can be started here."),
+        "show": Row("agent", "agent_show", "Show one definition."),
+        "add": Row("agent", "agent_add", "Declare an agent."),
+        "set": Row("agent", "agent_set", "Change one key of a declared agent."),
+        "remove": Row("agent", "agent_remove", "Take the declaration of an agent away."),
     },
 )
 CONFIG = Table(
@@ -46,6 +49,33 @@ CONFIG = Table(
         "show": Row("config", "show", "Show every key with its value and where it comes from."),
         "explain": Row("config", "explain", "Say where the value of one key comes from."),
         "trust": Row("config", "trust", "Let the declarations of a project take effect."),
+    },
+)
+EGRESS = Table(
+    "egress",
+    "What agents reach outside, and what they may.",
+    {
+        "log": Row("egress", "log", "List the connections that were asked for."),
+        "check": Row("egress", "check", "Say whether an instance may connect to a place, and why."),
+    },
+)
+APPROVALS = Table(
+    "approvals",
+    "What agents ask leave for, and your answers.",
+    {
+        "list": Row("approvals", "list_", "List what agents ask leave for."),
+        "show": Row("approvals", "show", "Show one request with all it is about."),
+        "approve": Row("approvals", "approve", "Say yes to what agents ask leave for."),
+        "reject": Row("approvals", "reject", "Say no to what agents ask leave for."),
+    },
+)
+SESSION = Table(
+    "session",
+    "Conversations of an instance: what each runs with, and copies.",
+    {
+        "list": Row("session", "list_", "List the conversations of an instance."),
+        "set": Row("session", "set_", "Change what a conversation runs with."),
+        "fork": Row("session", "fork", "Begin a conversation as a copy of another."),
     },
 )
 AUDIT = Table("audit", "The record of what was allowed and done.", {"list": Row("watch", "audit_list", "List the records.")})
@@ -71,12 +101,23 @@ ROOT = Table(
         "read": Row("talk", "read", "Read what came back.", _TALK),
         "transcript": Row("talk", "transcript", "Show a whole conversation.", _TALK),
         "mail": Row("talk", "mail", "Show the messages to an agent and how far each came.", _TALK),
+        "watch": Row("watching", "watch", "Watch agents at work.", _WATCH),
+        "stats": Row("stats", "stats", "Show what agents used: tokens, money, tools, time.", _WATCH),
         "logs": Row("watch", "logs", "Show what the programs of an instance wrote.", _WATCH),
         "events": Row("watch", "events", "Show what happened.", _WATCH),
         "completion": Row("completion", "completion", "Print the completion script of a shell.", _SET),
         "demo": Row("demo", "demo", "Show the main job: an agent in a sandbox mends a real repository while its daemon is killed.", _SET),
     },
-    {"instance": INSTANCE, "agent": AGENT, "secret": SECRET, "config": CONFIG, "audit": AUDIT},
+    {
+        "instance": INSTANCE,
+        "session": SESSION,
+        "approvals": APPROVALS,
+        "agent": AGENT,
+        "secret": SECRET,
+        "config": CONFIG,
+        "egress": EGRESS,
+        "audit": AUDIT,
+    },
 )
 
 

@@ -1,59 +1,18 @@
-"""Verbs about definitions of agents and the configuration in force."""
+"""Verbs about the configuration in force, and the trust in a project."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from aegis.cli.instance import show_trust
-from aegis.cli.options import complete_agent, complete_key
+from aegis.cli.options import complete_key
 from aegis.cli.output import Output, Piece
 from aegis.cli.reach import client, project, required_project
 from aegis.cli.verbs import Verb
 from aegis.core.errors import AegisError, ErrorKind
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@click.command("list", cls=Verb)
-@click.pass_obj
-def agent_list(out: Output) -> None:
-    """List the agents that can be started here.
-
-    Those of the project of the working directory, your own, and the built-in ones.
-    """
-    found = client().agents(project())
-    for item in found:
-        out.data(item)
-    if not found:
-        out.say("no agents are defined")
-        return
-    out.table(("NAME", "MODEL", "SANDBOX", "PERMISSION", "FROM"), ([
-        (item["name"], "bold"), *(str(item.get(key) or "-") for key in ("model", "sandbox", "permission", "source")),
-    ] for item in found))  # fmt: skip
-    out.hint("`aegis instance start NAME`")
-
-
-@click.command("show", cls=Verb)
-@click.argument("name", shell_complete=complete_agent)
-@click.pass_obj
-def agent_show(out: Output, name: str) -> None:
-    """Show one definition."""
-    item = client().agent(name, project())
-    out.data(item)
-    out.pairs(_flat(item))
-
-
-def _flat(item: dict[str, Any]) -> Iterator[tuple[str, Piece]]:
-    """What is set, one row for each, the members of a mapping one by one."""
-    for key, value in item.items():
-        if isinstance(value, dict):
-            yield from ((f"{key}.{name}", piece) for name, piece in _flat(value))
-        elif value not in (None, "", []):
-            yield key, _text(value)
 
 
 @click.command(cls=Verb)
@@ -66,7 +25,7 @@ def show(out: Output) -> None:
     daemon, where = client(), project()
     values = daemon.config.show(where)
     out.data({"values": values})
-    out.table(("KEY", "VALUE", "FROM"), ([(row["key"], "bold"), _text(row["value"]), (str(row["source"]), "dim")] for row in values))
+    out.table(("KEY", "VALUE", "FROM"), ([(row["key"], "bold"), text_of(row["value"]), (str(row["source"]), "dim")] for row in values))
     if where is not None and not daemon.config.trust(where)["trusted"]:
         out.warn(f"the declarations in {where} are not trusted, so they are not in force; `aegis config trust`")
 
@@ -81,10 +40,10 @@ def explain(out: Output, key: str) -> None:
     """
     told = client().config.explain(key, project())
     out.data(told)
-    out.say((told["key"], "bold"), f" = {_text(told['value'])}", (f"  ({told['source']})", "dim"))
+    out.say((told["key"], "bold"), f" = {text_of(told['value'])}", (f"  ({told['source']})", "dim"))
     if told.get("meaning"):
         out.say(told["meaning"])
-    out.pairs(((str(row["source"]), f"{_text(row['value'])}  {row.get('place') or ''}") for row in told.get("layers", [])), "  ")
+    out.pairs(((str(row["source"]), f"{text_of(row['value'])}  {row.get('place') or ''}") for row in told.get("layers", [])), "  ")
 
 
 @click.command(cls=Verb)
@@ -112,5 +71,6 @@ def trust(out: Output, directory: str | None, yes: bool) -> None:
     out.say(("already trusted " if told["trusted"] else "trusted ", "green"), told["path"])
 
 
-def _text(value: Any) -> Piece:
+def text_of(value: Any) -> Piece:
+    """A value as people read it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -116,8 +116,8 @@ def status(out: Output) -> int:
 def doctor(out: Output, sandbox: str | None, store: bool) -> int:
     """Examine this machine and say what to mend.
 
-    Each kind of sandbox is tried, not guessed. The exit code is 1 when a check fails or no sandbox works; a model without a key
-    is only told.
+    Each kind of sandbox is tried, not guessed. The exit code is 1 when a check fails or no sandbox works; a program that
+    is not installed and a model without a key are only told.
 
     \b
     Examples:
@@ -129,9 +129,9 @@ def doctor(out: Output, sandbox: str | None, store: bool) -> int:
         out.say((f"trying to break out of `{sandbox}` in every known way; this takes some ten seconds", "dim"))
     told = daemon.doctor(sandbox=sandbox, store=store)
     out.data(told)
-    for title, key in (("Checks", "checks"), ("Sandboxes", "sandboxes"), ("Models", "models"), ("Conformance", "conformance")):
+    for key in ("checks", "sandboxes", "programs", "models", "conformance"):
         if told.get(key):
-            out.say((title, "bold"))
+            out.say((key.capitalize(), "bold"))
             for check in told[key]:
                 _check(out, check)
     sound = all(check["ok"] for check in told.get("checks", []))

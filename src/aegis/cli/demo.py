@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from aegis.cli.chat import View
 from aegis.cli.options import Word, complete_sandbox
 from aegis.cli.verbs import Verb
+from aegis.cli.view import View
 from aegis.client import lasting, launch
 from aegis.client.api import Client, pages
 from aegis.core.errors import AegisError, ErrorKind
@@ -203,23 +203,23 @@ class Demo:
         """Send a message and show its turn to the end, killing the daemon after so many tool results. Returns the terminal payload."""
         assert self._daemon is not None
         receipt = self._daemon.mail.send(HANDLE, text, session=_SESSION)
-        view, results = View(self._out), 0
-        for frame in lasting.frames(self._daemon, HANDLE, receipt["ingress_seq"], _SESSION, timeout=PATIENCE):
-            payload = frame.get("payload") or {}
-            view.show(frame["type"], payload)
-            results += frame["type"] == "tool.result"
-            if frame["type"] == "tool.result" and results == kill_after:
-                self._kill(view, frame["seq"])
+        view, results, key = View(self._out), 0, ":".join(_SESSION)
+        for event in lasting.events(self._daemon, receipt["ingress_seq"], instance=HANDLE, session=key, timeout=PATIENCE):
+            data = event["data"]
+            view.show(event)
+            results += event["type"] == "turn.tool.result"
+            if event["type"] == "turn.tool.result" and results == kill_after:
+                self._kill(view, event["seq"])
             if (
-                frame["type"] == "assistant.done"
-                and receipt["id"] in payload["in_reply_to"]
-                and not (payload.get("error") or {}).get("will_continue")
+                event["type"] == "turn.finished"
+                and receipt["id"] in data["in_reply_to"]
+                and not (data.get("error") or {}).get("will_continue")
             ):
                 if results < kill_after and not any(name == "recovery" for name, _ in self._proof):
                     told = f"not shown: the agent was done after {results} tool results, before the daemon was to be killed"
                     self._proved("recovery", told)
-                return payload
-        raise AssertionError("frames never end")
+                return {"usage": data, **data}
+        raise AssertionError("events never end")
 
     def _kill(self, view: View, seen: int) -> None:
         """Kill the daemon, start it again, and see to it that the turn goes on; `seen` is the last frame that was shown."""

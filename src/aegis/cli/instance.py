@@ -9,6 +9,7 @@ import click
 
 from aegis.cli import render
 from aegis.cli.options import (
+    PERMISSIONS,
     STATES,
     Megabytes,
     MountType,
@@ -46,7 +47,19 @@ def spec_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--model", metavar="PROVIDER/MODEL", help="The model, such as `anthropic/claude-sonnet-4-5`."),
         click.option("--workspace", metavar="DIR", help="The directory it works in; a private empty one if not given."),
-        click.option("--read-only", is_flag=True, help="Let it read the workspace and not write."),
+        click.option("--read-only", is_flag=True, help="Let it read the workspace and not write: `--permission read`."),
+        click.option(
+            "--permission",
+            type=Word("permission", PERMISSIONS),
+            metavar="read|write|full",
+            help="What it may do: `read` the workspace, `write` it, or `full`: also what --egress and writable mounts give.",
+        ),
+        click.option(
+            "--egress",
+            metavar="RULE",
+            multiple=True,
+            help="A way to the outside, `host:port` or `packages`; needs `--permission full`.",
+        ),
         click.option(
             "--mount",
             "mounts",
@@ -74,6 +87,34 @@ def spec_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def agent_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how an agent works."""
+    options = [
+        click.option("--provider", metavar="PROGRAM", help="The program that is the agent: `native`, `claude-code`, `gemini`, `opencode`."),
+        click.option("--effort", metavar="WORD", help="How hard the model is to think, in the program's own words."),
+        click.option("--mode", metavar="MODE", help="The program's own mode to start in."),
+        click.option(
+            "--approvals",
+            type=Word("way of approval", ("auto", "ask")),
+            metavar="auto|ask",
+            help="Who answers what it asks leave for: the rules of its permission, or you.",
+        ),
+        click.option(
+            "--auth",
+            type=Word("way to the model", ("broker", "login")),
+            metavar="broker|login",
+            help="Whose way to the model: Aegis's broker, or the program's own login.",
+        ),
+        click.option("--record", type=click.Path(dir_okay=False), metavar="FILE", help="Write the model's answers to a file."),
+        click.option(
+            "--replay", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="Answer from such a file; no model is called."
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 def spec_of(*, command: tuple[str, ...] = (), agent: str | None = None, **given: Any) -> InstanceRequest:
     """The request for an instance from the options that were given."""
     spec = {key: value for key, value in given.items() if value not in (None, (), False)}
@@ -81,11 +122,12 @@ def spec_of(*, command: tuple[str, ...] = (), agent: str | None = None, **given:
         spec["agent"] = agent
     if command:
         spec["command"] = list(command)
-    if "workspace" in spec:
-        spec["workspace"] = os.path.realpath(os.path.expanduser(spec["workspace"]))
+    for key in ("workspace", "record", "replay"):
+        if key in spec:
+            spec[key] = os.path.realpath(os.path.expanduser(spec[key]))
     if "env" in spec:
         spec["env"] = dict(spec["env"])
-    for key in ("mounts", "secrets"):
+    for key in ("mounts", "secrets", "egress"):
         if key in spec:
             spec[key] = list(spec[key])
     return cast("InstanceRequest", spec)
@@ -126,6 +168,7 @@ def show_trust(out: Output, path: str, summary: Any) -> None:
 @click.command(cls=Verb, tail="[-- COMMAND...]")
 @click.argument("agent", required=False, shell_complete=complete_agent)
 @spec_options
+@agent_options
 @click.pass_obj
 def start(out: Output, /, agent: str | None, command: tuple[str, ...], **given: Any) -> None:
     """Start an instance of an agent, or of a program.
@@ -138,6 +181,7 @@ def start(out: Output, /, agent: str | None, command: tuple[str, ...], **given: 
     Examples:
       aegis instance start coder --workspace .
       aegis instance start --kit agent --name my-agent --secret ANTHROPIC_API_KEY
+      aegis instance start --provider claude-code --workspace . --approvals ask
       aegis instance start --name web -- python3 -m http.server
     """
     daemon = client()
@@ -163,7 +207,8 @@ def start(out: Output, /, agent: str | None, command: tuple[str, ...], **given: 
 def show_list(out: Output, only: str | None) -> None:
     """List the instances.
 
-    `aegis ls` is the same. With --json each instance is an object on a line of its own.
+    ACTIVITY is `working`, `needs-you` with how many requests wait for your answer, `idle`, or `limited` until its model's provider gives
+    more. `aegis ls` is the same. With --json each instance is an object on a line of its own.
     """
     found = client().instances.all(only)
     for item in found:
@@ -172,11 +217,14 @@ def show_list(out: Output, only: str | None) -> None:
         out.say(f"no instance is {only}" if only else "no instances yet")
         out.hint("start one with `aegis instance start`")
         return
-    head = ("HANDLE", "AGENT", "STATE", "SANDBOX", "ACTIVE", "MODEL", "WORKSPACE")
+    head = ("HANDLE", "AGENT", "STATE", "ACTIVITY", "SANDBOX", "ACTIVE", "MODEL", "WORKSPACE")
     out.table(head, ([
-        (item["handle"], "bold"), item.get("agent") or item.get("kit") or "-", state(item["state"]), item["sandbox"],
+        (item["handle"], "bold"), item.get("agent") or item.get("kit") or "-", state(item["state"]),
+        render.activity(item), item["sandbox"],
         render.ago(item.get("last_active_at")), item.get("model") or "-", item.get("workspace") or "-",
     ] for item in found))  # fmt: skip
+    if any(item.get("open_approvals") for item in found):
+        out.hint("`aegis approvals list` shows what waits for you")
 
 
 @click.command(cls=Verb)

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 else:  # older releases of click have no type argument
     _Type = click.ParamType
 
-#: Kinds of sandbox, for completion, and the states of an instance.
+#: Kinds of sandbox and providers of agents, for completion, what an agent may do, and the states of an instance.
 SANDBOXES = ("bwrap", "process")
+PROVIDERS = ("native", "claude-code", "gemini", "opencode")
+PERMISSIONS = ("read", "write", "full")
 STATES = ("created", "starting", "running", "paused", "stopped", "failed")
 _UNITS = {"": 1, "k": 1 / 1024, "m": 1, "g": 1024, "t": 1024**2}
 _SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -42,6 +44,13 @@ def complete_agent(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return _told(lambda daemon: [(item["name"], item.get("model") or "") for item in daemon.agents(find_project(Path.cwd()))], incomplete)
 
 
+def complete_provider(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The providers of agents that come with Aegis and begin so."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(name) for name in PROVIDERS if name.startswith(incomplete)]
+
+
 def complete_secret(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The names of secrets that begin so."""
     return _told(lambda daemon: [(item["name"], "") for item in daemon.secrets.all()], incomplete)
@@ -50,6 +59,11 @@ def complete_secret(ctx: click.Context, param: click.Parameter, incomplete: str)
 def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The keys of the configuration that begin so."""
     return _told(lambda daemon: [(item["key"], str(item["source"])) for item in daemon.config.show(find_project(Path.cwd()))], incomplete)
+
+
+def complete_approval(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The ends of the ids of what waits for a person that begin so."""
+    return _told(lambda daemon: [(item["id"][-6:], f"{item['handle']}: {item['tool']}") for item in daemon.approvals.list()], incomplete)
 
 
 def complete_sandbox(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -87,10 +101,10 @@ def handles_argument(function: Callable[..., Any]) -> Callable[..., Any]:
 def session_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """The option --session."""
     default, meaning = ":".join(DEFAULT_SESSION), "The conversation, as `channel:id` or `id`."
-    return click.option("--session", "-s", type=_Session(), default=default, show_default=True, help=meaning)(function)
+    return click.option("--session", "-s", type=SessionType(), default=default, show_default=True, help=meaning)(function)
 
 
-class _Session(_Type):
+class SessionType(_Type):
     """`channel:id`, or an id alone for the channel `host`."""
 
     name = "channel:id"
@@ -103,6 +117,13 @@ class _Session(_Type):
         if not all(re.fullmatch(r"[\x21-\x39\x3b-\x7e]{1,128}", part) for part in session):
             self.fail(f"{value!r} is not a session; write `channel:id` or `id`, printable ASCII without spaces", param, ctx)
         return session
+
+
+def image_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option --image of verbs that send a message."""
+    kind = click.Path(exists=True, dir_okay=False)
+    meaning = "A picture that goes with it: PNG, JPEG, GIF or WebP."
+    return click.option("--image", "images", type=kind, metavar="FILE", multiple=True, help=meaning)(function)
 
 
 class Megabytes(_Type):

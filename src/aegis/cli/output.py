@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: A piece of a line: text, or text and its style.
 Piece = str | tuple[str, str]
 
-_STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
+_STYLES = {"bold": "1", "alert": "1;33", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 _STATES = {"running": "green", "starting": "cyan", "created": "cyan", "paused": "yellow", "stopped": "dim", "failed": "red"}
 _CELL = 1000
 _NARROW = 10  # columns that a cut cell keeps at least
@@ -46,6 +46,11 @@ class Output:
     def interactive(self) -> bool:
         """Whether a person can be asked: both ends are a terminal and nobody wants JSON."""
         return self._out_tty and _is_tty(sys.stdin) and not self.json
+
+    @property
+    def columns(self) -> int | None:
+        """How wide the terminal is; None when standard output is none."""
+        return self._width() if self._out_tty else None
 
     def say(self, *pieces: Piece) -> None:
         """A line for people, on standard output; nothing with `--json`."""

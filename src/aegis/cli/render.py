@@ -66,6 +66,20 @@ def workspace(item: InstanceInfo) -> str:
     return f"{path} ({'read-only' if item.get('read_only') else 'read and write'})" if path else "a private one"
 
 
+_ACTIVITIES = {"working": "green", "starting": "cyan", "needs-you": "alert", "limited": "yellow", "failed": "red", "idle": "dim"}
+
+
+def activity(item: InstanceInfo) -> Piece:
+    """What an instance is about, in a word or two: how many requests wait for a person, until when a limit lasts."""
+    word = item.get("activity") or "-"
+    style = _ACTIVITIES.get(word, "")
+    if word == "needs-you" and (waiting := item.get("open_approvals")):
+        return f"{word} ({waiting})", style
+    if word == "limited" and (until := moment(item.get("activity_until"))):
+        return f"{word} until {until:%H:%M}", style
+    return word, style
+
+
 def brief(item: InstanceInfo) -> list[tuple[str, Piece]]:
     """What a person should know of a fresh instance."""
     rows: list[tuple[str, Piece]] = [("workspace", workspace(item)), ("sandbox", item["sandbox"])]
@@ -78,6 +92,8 @@ def cautions(out: Output, item: InstanceInfo, *, model: bool = True) -> None:
     """Warn of what a person might not expect of an instance; of its model only when that is used."""
     if item["sandbox"] == "process":
         out.warn("the sandbox `process` has no boundary: what runs in it can do all that you can")
+    for told in item.get("warnings") or ():
+        out.warn(str(told))
     if model and str(item.get("model") or "").startswith("scripted/"):
         out.warn(f"{item['model']} is a script, not a model; choose one with --model and store its key with `aegis secret set`")
     for name, verdict in (item.get("enforced") or {}).items():
@@ -94,10 +110,14 @@ def details(item: InstanceInfo) -> list[tuple[str, Piece]]:
         ("id", item["id"]),
         ("state", state(item["state"])),
         ("reason", item.get("reason")),
+        ("activity", activity(item)),
         ("enabled", "yes" if item.get("enabled", True) else "no"),
         ("agent", item.get("agent")),
         ("kit", item.get("kit")),
         ("driver", item.get("driver")),
+        ("permission", item.get("permission")),
+        ("approvals", item.get("approvals")),
+        ("egress", ", ".join(item.get("egress") or [])),
         *brief(item),
         ("boundary", (str(item.get("boundary") or ""), "dim")),
         *(("mount", f"{m['source']} → {m['target']} ({'rw' if m['writable'] else 'ro'})") for m in item.get("mounts") or []),
@@ -147,6 +167,10 @@ def frame_line(frame: Frame) -> list[Piece]:
             said = f"{payload.get('name')} {'ok' if payload.get('ok') else 'failed'}: {compact(payload.get('output', ''))}"
         case "usage":
             said = tokens(payload)
+        case "approval.requested":
+            said = f"{payload.get('tool')} {payload.get('title') or compact(payload.get('input'))} ({str(payload.get('id'))[-6:]})"
+        case "approval.decided":
+            said = f"{payload.get('verdict')} {str(payload.get('id'))[-6:]} {payload.get('reason', '')}"
         case "assistant.done":
             said = f"[{payload.get('outcome', 'completed')}] {payload.get('text', '')}"
         case _:

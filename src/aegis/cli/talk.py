@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from aegis.cli import render
-from aegis.cli.options import Word, handle_argument, session_option
-from aegis.cli.output import Output, Piece
+from aegis.cli import blocks, render
+from aegis.cli.options import Word, handle_argument, image_option, session_option
+from aegis.cli.output import Output
 from aegis.cli.reach import client
 from aegis.cli.verbs import Verb
+from aegis.cli.view import View
 from aegis.client import lasting
-from aegis.client.api import MAX_WAIT, answers
+from aegis.client.api import MAX_WAIT, answers, pages
+from aegis.client.images import read_image
 from aegis.client.shapes import FRAME_TYPES
 from aegis.core.errors import AegisError, ErrorKind
+from aegis.core.text import one_line
 
 if TYPE_CHECKING:
     from aegis.client.api import Client
@@ -34,9 +37,18 @@ _MAIL_STATES = {"accepted": "cyan", "injected": "yellow", "acknowledged": "green
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="The longest to wait with --wait.")
 @click.option("--interrupt", is_flag=True, help="Cut the turn that runs now.")
 @click.option("--msg-id", metavar="ID", help="An id of your own; sending it again changes nothing.")
+@image_option
 @click.pass_obj
 def send(
-    out: Output, handle: str, text: str, session: Session, wait: bool, timeout: float | None, interrupt: bool, msg_id: str | None
+    out: Output,
+    handle: str,
+    text: str,
+    session: Session,
+    wait: bool,
+    timeout: float | None,
+    interrupt: bool,
+    msg_id: str | None,
+    images: tuple[str, ...],
 ) -> int:
     """Send a message.
 
@@ -53,8 +65,9 @@ def send(
         raise click.UsageError("--timeout is for --wait", click.get_current_context())
     if text == "-":
         text = sys.stdin.buffer.read().decode("utf-8", "replace")
+    pictures = [read_image(path) for path in images]
     daemon = client()
-    receipt = lasting.send(daemon, handle, text, session=session, msg_id=msg_id, interrupt=interrupt)
+    receipt = lasting.send(daemon, handle, text, session=session, msg_id=msg_id, interrupt=interrupt, images=pictures)
     if not wait:
         out.data(receipt)
         word = "already accepted " if receipt.get("duplicate") else "accepted "
@@ -83,6 +96,10 @@ def answer(out: Output, daemon: Client, handle: str, session: Session, receipt: 
             for frame in found:
                 if answers(frame, receipt["id"]):
                     return frame
+                if frame["type"] == "approval.requested":
+                    ident = blocks.short_id(frame["payload"]["id"])
+                    told = frame["payload"]["title"] or frame["payload"]["tool"]
+                    out.hint(f"it needs you: {one_line(told)}; `aegis approvals approve {ident}`, or `reject`")
                 if frame["type"] == "event.failed" and receipt["id"] in frame["payload"]["ids"]:
                     raise undelivered(handle, frame["payload"]["reason"])
     except AegisError as error:
@@ -159,31 +176,21 @@ def read(out: Output, handle: str, session: Session, after: int, wait: float, li
 def transcript(out: Output, handle: str, session: Session) -> None:
     """Show a whole conversation.
 
-    This is the agent's memory of the session: what was said, the tools it used and what they gave back.
+    What was said, the tools that were used and what they gave back, as `aegis watch` showed it. With --json it is the agent's memory of
+    the session.
     """
-    told = client().mail.transcript(handle, session)
-    out.data(told)
-    if not told["messages"]:
+    daemon = client()
+    if out.json:
+        out.data(daemon.mail.transcript(handle, session))
+        return
+    view, nothing = View(out, whole=True), True
+    for event in pages(daemon, 0, daemon.instances.get(handle)["id"], ":".join(session)):
+        if not event["type"].endswith(".delta"):
+            view.show(event)
+            nothing = False
+    view.close()
+    if nothing:
         out.say("nothing was said yet")
-    for message in told["messages"]:
-        out.say((f"{message['role']}", "bold"), (f"  {render.when(message.get('ts'))}", "dim"))
-        for block in message["content"]:
-            out.say(*_block(block))
-        out.say()
-
-
-def _block(block: dict[str, Any]) -> list[Piece]:
-    match block.get("type"):
-        case "text":
-            return [str(block["text"])]
-        case "thinking":
-            return [(str(block["text"]), "dim")]
-        case "tool_call":
-            return [("→ ", "cyan"), (str(block["name"]), "bold"), f" {render.compact(block.get('input'))}"]
-        case "tool_result":
-            mark: Piece = ("✓ ", "green") if block.get("ok") else ("✗ ", "red")
-            return [mark, f"{block.get('name', '')}: {render.compact(block.get('output', ''))}"]
-    return [(f"[{block.get('type')}]", "dim")]
 
 
 @click.command(cls=Verb)

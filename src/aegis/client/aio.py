@@ -29,18 +29,21 @@ from aegis.client.project import find_project
 from aegis.client.shapes import (
     DEFAULT_SESSION,
     Action,
+    ApprovalInfo,
     FramePage,
+    ImageSpec,
     InstanceInfo,
     InstanceSpec,
     SecretInfo,
     Session,
     Stats,
     Transcript,
+    Usage,
 )  # fmt: skip
 from aegis.client.transport import error_of, path_of, unreachable
 from aegis.core.envelopes import Receipt
 from aegis.core.errors import AegisError, ErrorKind
-from aegis.core.events import Event, MailFailed, MailInjected, TurnFinished, TurnStarted
+from aegis.core.events import ApprovalRequested, Event, MailFailed, MailInjected, TurnFinished, TurnStarted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -70,6 +73,7 @@ class Aegis:
         self.home = launch.home() if home is None else Path(home).expanduser().absolute()
         self._http = Http(launch.socket_path(self.home))
         self.secrets = Secrets(self._http)
+        self.approvals = Approvals(self._http)
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(launch.ensure_daemon, self.home)
@@ -170,9 +174,20 @@ class Instance:
         """What it uses now."""
         return cast("Stats", await self._http.call("GET", self._path("stats")))
 
-    async def send(self, text: str, *, session: Session = DEFAULT_SESSION, msg_id: str | None = None, interrupt: bool = False) -> Receipt:
-        """Send a message; when this returns it is on disk. The same `msg_id` again changes nothing."""
-        frame = api.message_frame(text, session=session, msg_id=msg_id, interrupt=interrupt)
+    async def send(
+        self,
+        text: str,
+        *,
+        session: Session = DEFAULT_SESSION,
+        msg_id: str | None = None,
+        interrupt: bool = False,
+        images: Sequence[ImageSpec] = (),
+    ) -> Receipt:
+        """Send a message; when this returns it is on disk. The same `msg_id` again changes nothing.
+
+        `images` are made by `aegis.client.images.read_image`.
+        """
+        frame = api.message_frame(text, session=session, msg_id=msg_id, interrupt=interrupt, images=images)
         told = await self._http.call("POST", self._path("tether"), frame)
         return Receipt(told["id"], told["ingress_seq"], told["duplicate"])
 
@@ -180,8 +195,42 @@ class Instance:
         """Cut the running turn of a session."""
         await self._http.call("POST", self._path("tether"), api.cancel_frame(session))
 
+    async def configure(
+        self, session: Session = DEFAULT_SESSION, *, model: str | None = None, mode: str | None = None, effort: str | None = None
+    ) -> InstanceInfo:
+        """Change what a session runs with from the next model call on."""
+        body = {name: value for name, value in (("model", model), ("mode", mode), ("effort", effort)) if value is not None}
+        self.info = await self._http.call("POST", api.session_path(self.id, session, "settings"), body)
+        return self.info
+
+    async def fork(self, to: Session, *, session: Session = DEFAULT_SESSION) -> InstanceInfo:
+        """Begin the session `to` as a copy of another; both go on apart."""
+        self.info = await self._http.call("POST", api.session_path(self.id, session, "fork"), {"to": ":".join(to)})
+        return self.info
+
+    async def usage(self, session: Session | None = None, turn: str | None = None) -> Usage:
+        """Tokens, money, tools and time: of all it did, of one session, or of one turn."""
+        query = {"session": ":".join(session) if session else None, "turn": turn}
+        return cast("Usage", await self._http.call("GET", self._path("usage"), query=query))
+
+    async def watch(self, after: int | None = None, *, session: Session | None = None) -> AsyncIterator[Event]:
+        """Its events after a cursor (None: from now on), of one session or all, without end and across the death of the daemon.
+
+        Ends when somebody stops the daemon.
+        """
+        if after is None:
+            after = int((await self._http.call("GET", "/v1/status"))["head"])
+        async for event in self._events(after, ":".join(session) if session else None):
+            yield event
+
     async def turn(
-        self, text: str, *, session: Session = DEFAULT_SESSION, msg_id: str | None = None, interrupt: bool = False
+        self,
+        text: str,
+        *,
+        session: Session = DEFAULT_SESSION,
+        msg_id: str | None = None,
+        interrupt: bool = False,
+        images: Sequence[ImageSpec] = (),
     ) -> AsyncIterator[Event]:
         """Send a message and yield the events of the turn that answers it, pieces of text included, to its `turn.finished`.
 
@@ -190,7 +239,7 @@ class Instance:
         dies is started again, and the turn goes on; of the pieces of text that it had not yet stored some are then missing here,
         never in the whole texts.
         """
-        receipt = await self.send(text, session=session, msg_id=msg_id or fresh_id(), interrupt=interrupt)
+        receipt = await self.send(text, session=session, msg_id=msg_id or fresh_id(), interrupt=interrupt, images=images)
         turn: str | None = None
         async for event in self._events(receipt.seq):
             if turn is None and _concerns(event, receipt.id):
@@ -208,18 +257,8 @@ class Instance:
             ErrorKind.UNREACHABLE, f"the daemon was stopped before `{self.handle}` answered", "what was sent is kept: `aegis up`"
         )
 
-    async def _events(self, after: int) -> AsyncIterator[Event]:
-        """Its events after a cursor, across the death of the daemon, until somebody stops the daemon."""
-        while True:
-            try:
-                async for event in _follow(self._http, after, self.id):
-                    after = event.seq
-                    yield event
-                return
-            except AegisError as error:
-                if error.kind is not ErrorKind.UNREACHABLE:
-                    raise
-            await asyncio.to_thread(launch.ensure_daemon, self._http.home)
+    def _events(self, after: int, session: str | None = None) -> AsyncIterator[Event]:
+        return _lasting(self._http, after, self.id, session)
 
     async def read(
         self, after: int, *, session: Session | None = DEFAULT_SESSION, wait: float = 0.0, types: Sequence[str] = ()
@@ -270,6 +309,42 @@ class Instance:
 
     def _path(self, *parts: str) -> str:
         return path_of("instances", self.id, *parts)
+
+
+class Approvals:
+    """What agents ask leave for, and the answers."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    async def all(self, state: str | None = "pending", *, instance: str | None = None) -> list[ApprovalInfo]:
+        """The newest requests in one state, or in all with None, oldest first."""
+        query = {"state": state or "all", "instance": instance, "limit": api.PAGE}
+        return cast("list[ApprovalInfo]", await self._http.call("GET", "/v1/approvals", query=query))
+
+    async def get(self, ident: str) -> ApprovalInfo:
+        """One request, by its whole id."""
+        return cast("ApprovalInfo", await self._http.call("GET", path_of("approvals", ident)))
+
+    async def decide(self, ident: str, approve: bool, *, reason: str = "", input: Mapping[str, Any] | None = None) -> ApprovalInfo:
+        """Answer one. `input` takes the place of the tool's. Raises CONFLICT when it was answered or withdrawn before."""
+        body = {"approve": approve, "reason": reason, "input": input}
+        return cast("ApprovalInfo", await self._http.call("POST", path_of("approvals", ident), body))
+
+    async def watch(self, *, instance: str | None = None) -> AsyncIterator[ApprovalInfo]:
+        """Each request that waits now, then each as it is made, without end and across the death of the daemon.
+
+        One that was answered before its turn here came is left out. Ends when somebody stops the daemon.
+        """
+        head = int((await self._http.call("GET", "/v1/status"))["head"])
+        seen = set()
+        for waiting in await self.all(instance=instance):
+            seen.add(waiting["id"])
+            yield waiting
+        async for event in _lasting(self._http, head, instance, types=ApprovalRequested.type):
+            ident = cast("ApprovalRequested", event.fact).approval_id
+            if ident not in seen and (found := await self.get(ident))["state"] == "pending":
+                yield found
 
 
 class Secrets:
@@ -386,8 +461,26 @@ class _Page(msgspec.Struct):
     next_seq: int
 
 
-async def _follow(http: Http, after: int, instance: str | None) -> AsyncIterator[Event]:
-    query = {"after": after, "instance": instance, "follow": 1}
+async def _lasting(
+    http: Http, after: int, instance: str | None, session: str | None = None, types: str | None = None
+) -> AsyncIterator[Event]:
+    """Events after a cursor, across the death of the daemon, until somebody stops the daemon."""
+    while True:
+        try:
+            async for event in _follow(http, after, instance, session, types):
+                after = event.seq
+                yield event
+            return
+        except AegisError as error:
+            if error.kind is not ErrorKind.UNREACHABLE:
+                raise
+        await asyncio.to_thread(launch.ensure_daemon, http.home)
+
+
+async def _follow(
+    http: Http, after: int, instance: str | None, session: str | None = None, types: str | None = None
+) -> AsyncIterator[Event]:
+    query = {"after": after, "instance": instance, "session": session, "types": types, "follow": 1}
     async with http.stream("GET", "/v1/events", query=query) as lines:
         async for line in lines:
             yield msgspec.json.decode(line, type=Event)

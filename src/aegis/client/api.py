@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from aegis.client.shapes import (
     DEFAULT_SESSION,
     Action,
+    ApprovalInfo,
     EventPage,
     FramePage,
+    ImageSpec,
     InstanceInfo,
     InstanceRequest,
     Mail,
@@ -22,6 +24,7 @@ from aegis.client.shapes import (
     Stats,
     Transcript,
     Trust,
+    Usage,
 )  # fmt: skip
 from aegis.client.transport import Stream, Transport, path_of
 
@@ -49,6 +52,8 @@ class Client:
         self._transport = Transport(path)
         self.instances = Instances(self._transport)
         self.mail = Mailbox(self._transport)
+        self.sessions = Sessions(self._transport)
+        self.approvals = Approvals(self._transport)
         self.secrets = Secrets(self._transport)
         self.config = Config(self._transport)
 
@@ -69,19 +74,47 @@ class Client:
         answer = self._transport.call("GET", "/v1/doctor", query={"sandbox": sandbox, "store": store}, timeout=600.0)
         return cast("dict[str, Any]", answer.body)
 
-    def events(self, after: int, *, instance: str | None = None, limit: int = PAGE) -> EventPage:
-        """One page of events after the cursor `after`."""
-        answer = self._transport.call("GET", "/v1/events", query={"after": after, "limit": limit, "instance": instance})
-        return cast("EventPage", answer.body)
+    def events(
+        self,
+        after: int,
+        *,
+        instance: str | None = None,
+        session: str | None = None,
+        types: Sequence[str] = (),
+        limit: int = PAGE,
+        before: int | None = None,
+    ) -> EventPage:
+        """One page of events after the cursor `after`, oldest first; with `before` the newest of those before that number."""
+        query = {"after": after, "before": before, "limit": limit, **_place(instance, session, types)}
+        return cast("EventPage", self._transport.call("GET", "/v1/events", query=query).body)
 
-    def follow_events(self, after: int, *, instance: str | None = None) -> Stream:
-        """Events after the cursor `after` as they happen, without end."""
-        return self._transport.stream("GET", "/v1/events", query={"after": after, "instance": instance, "follow": True})
+    def follow_events(
+        self,
+        after: int,
+        *,
+        instance: str | None = None,
+        session: str | None = None,
+        types: Sequence[str] = (),
+        deadline: float | None = None,
+    ) -> Stream:
+        """Events after the cursor `after` as they happen, without end or up to a deadline on the monotonic clock."""
+        query = {"after": after, "follow": True, **_place(instance, session, types)}
+        return self._transport.stream("GET", "/v1/events", query=query, deadline=deadline)
 
     def audit(self, after: int = 0, limit: int = PAGE) -> list[dict[str, Any]]:
         """Records of the audit log after the cursor `after`."""
         answer = self._transport.call("GET", "/v1/audit", query={"after": after, "limit": limit})
         return cast("list[dict[str, Any]]", answer.body["records"])
+
+    def egress(self, instance: str | None = None, *, after: int = 0, limit: int = 100) -> dict[str, Any]:
+        """Connections that were asked for: `connections`, with an id over `after` or else the newest, and `warnings`."""
+        query = {"instance": instance, "after": after, "limit": limit}
+        return cast("dict[str, Any]", self._transport.call("GET", "/v1/egress", query=query).body)
+
+    def egress_check(self, instance: str, place: str) -> dict[str, Any]:
+        """What would be said to a connection of an instance to `place`, a `HOST:PORT`, and why."""
+        query = {"instance": instance, "place": place}
+        return cast("dict[str, Any]", self._transport.call("GET", "/v1/egress/check", query=query, timeout=60.0).body)
 
     def agents(self, project: Path | None) -> list[dict[str, Any]]:
         """The definitions of agents in force for a project."""
@@ -152,9 +185,18 @@ class Mailbox:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def send(self, h: str, text: str, *, session: Session = DEFAULT_SESSION, msg_id: str | None = None, interrupt: bool = False) -> Receipt:
+    def send(
+        self,
+        h: str,
+        text: str,
+        *,
+        session: Session = DEFAULT_SESSION,
+        msg_id: str | None = None,
+        interrupt: bool = False,
+        images: Sequence[ImageSpec] = (),
+    ) -> Receipt:
         """Send a message; when this returns it is on disk. The same `msg_id` again changes nothing."""
-        frame = message_frame(text, session=session, msg_id=msg_id, interrupt=interrupt)
+        frame = message_frame(text, session=session, msg_id=msg_id, interrupt=interrupt, images=images)
         return cast("Receipt", self._transport.call("POST", path_of("instances", h, "tether"), frame).body)
 
     def cancel(self, h: str, session: Session = DEFAULT_SESSION) -> None:
@@ -194,6 +236,50 @@ class Mailbox:
     def all(self, h: str) -> list[Mail]:
         """The messages to an instance and how far each came."""
         return cast("list[Mail]", self._transport.call("GET", path_of("instances", h, "mail")).body)
+
+
+class Sessions:
+    """The conversations of an instance: what they run with, copies of them, what they used."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def configure(
+        self, h: str, session: Session = DEFAULT_SESSION, *, model: str | None = None, mode: str | None = None, effort: str | None = None
+    ) -> InstanceInfo:
+        """Change what a session runs with from the next model call on; returns the instance afterwards."""
+        body = {name: value for name, value in (("model", model), ("mode", mode), ("effort", effort)) if value is not None}
+        return cast("InstanceInfo", self._transport.call("POST", session_path(h, session, "settings"), body).body)
+
+    def fork(self, h: str, session: Session, to: Session) -> InstanceInfo:
+        """Begin the session `to` as a copy of another; both go on apart. Returns the instance afterwards."""
+        return cast("InstanceInfo", self._transport.call("POST", session_path(h, session, "fork"), {"to": ":".join(to)}).body)
+
+    def usage(self, h: str, session: Session | None = None, turn: str | None = None) -> Usage:
+        """Tokens, money, tools and time of an instance, of one of its sessions, or of one turn."""
+        query = {"session": ":".join(session) if session else None, "turn": turn}
+        return cast("Usage", self._transport.call("GET", path_of("instances", h, "usage"), query=query).body)
+
+
+class Approvals:
+    """What agents ask leave for."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self, state: str | None = "pending", *, instance: str | None = None, limit: int = PAGE) -> list[ApprovalInfo]:
+        """The newest requests in one state, or in all with None, oldest first."""
+        query = {"state": state or "all", "instance": instance, "limit": limit}
+        return cast("list[ApprovalInfo]", self._transport.call("GET", "/v1/approvals", query=query).body)
+
+    def get(self, ident: str) -> ApprovalInfo:
+        """One request, by its whole id."""
+        return cast("ApprovalInfo", self._transport.call("GET", path_of("approvals", ident)).body)
+
+    def decide(self, ident: str, approve: bool, *, reason: str = "", input: Mapping[str, Any] | None = None) -> ApprovalInfo:
+        """Answer one. `input` takes the place of the tool's. Raises CONFLICT when it was answered or withdrawn before."""
+        body = {"approve": approve, "reason": reason, "input": input}
+        return cast("ApprovalInfo", self._transport.call("POST", path_of("approvals", ident), body).body)
 
 
 class Secrets:
@@ -239,16 +325,40 @@ class Config:
         """Trust the project with exactly the content that has this hash."""
         self._transport.call("POST", "/v1/config/trust", {"project": _text(project), "hash": digest})
 
+    def add_agent(self, name: str, values: Mapping[str, Any], project: Path | None) -> dict[str, Any]:
+        """Declare an agent in the project's directory, or, without one, in the home; `values` by its keys."""
+        body = {"name": name, "values": dict(values), "project": _text(project)}
+        return cast("dict[str, Any]", self._transport.call("POST", "/v1/config/agents", body).body)
 
-def message_frame(text: str, *, session: Session, msg_id: str | None = None, interrupt: bool = False) -> dict[str, Any]:
+    def set_agent(self, name: str, values: Mapping[str, Any], project: Path | None) -> dict[str, Any]:
+        """Change keys of a declared agent; None takes one away."""
+        body = {"values": dict(values), "project": _text(project)}
+        return cast("dict[str, Any]", self._transport.call("PATCH", path_of("config", "agents", name), body).body)
+
+    def remove_agent(self, name: str, project: Path | None) -> dict[str, Any]:
+        """Take the declaration of an agent away."""
+        answer = self._transport.call("DELETE", path_of("config", "agents", name), query={"project": _text(project)})
+        return cast("dict[str, Any]", answer.body)
+
+
+def message_frame(
+    text: str, *, session: Session, msg_id: str | None = None, interrupt: bool = False, images: Sequence[ImageSpec] = ()
+) -> dict[str, Any]:
     """The frame that carries a message into a session."""
     payload: dict[str, Any] = {"text": text}
+    if images:
+        payload["images"] = [dict(image) for image in images]
     if interrupt:
         payload["interrupt"] = True
     frame: dict[str, Any] = {"v": 1, "type": "user.message", "session": _session(session), "payload": payload}
     if msg_id is not None:
         frame["msg_id"] = msg_id
     return frame
+
+
+def session_path(h: str, session: Session, what: str) -> str:
+    """The path of what can be asked of a session."""
+    return path_of("instances", h, "sessions", ":".join(session), what)
 
 
 def cancel_frame(session: Session) -> dict[str, Any]:
@@ -276,11 +386,16 @@ def poll_query(after: int, *, session: Session | None, wait: float, types: Seque
     return {"after_seq": after, "wait_ms": wait_ms or None, "types": ",".join(types) or None, "limit": limit, **session_query(session)}
 
 
-def pages(client: Client, after: int, instance: str | None = None) -> Iterator[dict[str, Any]]:
+def pages(client: Client, after: int, instance: str | None = None, session: str | None = None) -> Iterator[dict[str, Any]]:
     """All events after `after` that are there now, page by page."""
-    while (page := client.events(after, instance=instance))["events"]:
+    while (page := client.events(after, instance=instance, session=session))["events"]:
         yield from page["events"]
         after = page["next_seq"]
+
+
+def _place(instance: str | None, session: str | None, types: Sequence[str]) -> dict[str, str | None]:
+    """The query that picks events."""
+    return {"instance": instance, "session": session, "types": ",".join(types) or None}
 
 
 def _session(session: Session) -> dict[str, str]:

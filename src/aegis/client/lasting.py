@@ -16,10 +16,11 @@ from aegis.client.shapes import DEFAULT_SESSION
 from aegis.core.errors import AegisError, ErrorKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from aegis.client.api import Client
-    from aegis.client.shapes import Frame, Receipt, Session
+    from aegis.client.shapes import Frame, ImageSpec, Receipt, Session
+    from aegis.client.transport import Stream
 
 #: Seconds to wait for a daemon that was stopped to be started again.
 PATIENCE = 10.0
@@ -27,17 +28,24 @@ _LOOK = 0.1
 
 
 def send(
-    daemon: Client, h: str, text: str, *, session: Session = DEFAULT_SESSION, msg_id: str | None = None, interrupt: bool = False
+    daemon: Client,
+    h: str,
+    text: str,
+    *,
+    session: Session = DEFAULT_SESSION,
+    msg_id: str | None = None,
+    interrupt: bool = False,
+    images: Sequence[ImageSpec] = (),
 ) -> Receipt:
     """Send a message; a daemon that dies meanwhile is started again and gets it again, which it notices by the id."""
     ident = msg_id or fresh_id()
     try:
-        return daemon.mail.send(h, text, session=session, msg_id=ident, interrupt=interrupt)
+        return daemon.mail.send(h, text, session=session, msg_id=ident, interrupt=interrupt, images=images)
     except AegisError as error:
         if error.kind is not ErrorKind.UNREACHABLE:
             raise
     launch.ensure_daemon(daemon.home)
-    receipt = daemon.mail.send(h, text, session=session, msg_id=ident, interrupt=interrupt)
+    receipt = daemon.mail.send(h, text, session=session, msg_id=ident, interrupt=interrupt, images=images)
     if msg_id is None:
         receipt["duplicate"] = False
     return receipt
@@ -57,12 +65,47 @@ def frames(
     Raises TIMEOUT after `timeout` seconds, UNREACHABLE when the daemon was stopped and nobody starts it again.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
+    found = _lasting(daemon, after, lambda cursor: daemon.mail.stream(h, cursor, session, deadline=deadline), deadline, PATIENCE, ended)
+    yield from cast("Generator[Frame, None, None]", found)
+
+
+def events(
+    daemon: Client,
+    after: int,
+    *,
+    instance: str | None = None,
+    session: str | None = None,
+    timeout: float | None = None,
+    patience: float | None = PATIENCE,
+    ended: Callable[[str], Any] = lambda told: None,
+) -> Generator[dict[str, Any], None, None]:
+    """Events after the cursor `after`, without end, of one instance and session or of all. `ended` is as in `frames`.
+
+    Raises TIMEOUT after `timeout` seconds, UNREACHABLE when the daemon was stopped and nobody starts it again within `patience`
+    seconds (None: however long it takes).
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+
+    def follow(cursor: int) -> Stream:
+        return daemon.follow_events(cursor, instance=instance, session=session, deadline=deadline)
+
+    return _lasting(daemon, after, follow, deadline, patience, ended)
+
+
+def _lasting(
+    daemon: Client,
+    after: int,
+    open_: Callable[[int], Stream],
+    deadline: float | None,
+    patience: float | None,
+    ended: Callable[[str], Any],
+) -> Generator[dict[str, Any], None, None]:
     while True:
         try:
-            with daemon.mail.stream(h, after, session, deadline=deadline) as stream:
-                for frame in stream:
-                    after = max(after, frame["seq"])
-                    yield cast("Frame", frame)
+            with open_(after) as stream:
+                for item in stream:
+                    after = max(after, item["seq"])
+                    yield item
             stopped = True
         except AegisError as error:
             if error.kind is not ErrorKind.UNREACHABLE:
@@ -70,7 +113,7 @@ def frames(
             stopped = False
         if stopped:
             ended("the daemon was stopped; waiting for it to be started again")
-            _await(daemon, deadline)
+            _await(daemon, deadline, patience)
         else:
             ended("the daemon died; it is started again")
             launch.ensure_daemon(daemon.home)
@@ -81,10 +124,10 @@ def fresh_id() -> str:
     return f"auto-{secrets.token_hex(10)}"
 
 
-def _await(daemon: Client, deadline: float | None) -> None:
+def _await(daemon: Client, deadline: float | None, patience: float | None) -> None:
     """Return when somebody has started the daemon again."""
     path = launch.socket_path(daemon.home)
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + (float("inf") if patience is None else patience)
     while time.monotonic() < (end if deadline is None else min(end, deadline)):
         if launch.answers(path):
             return

@@ -25,6 +25,8 @@ FRAME_TYPES = (
     "tool.call",
     "tool.result",
     "usage",
+    "approval.requested",
+    "approval.decided",
     "assistant.done",
 )
 
@@ -41,7 +43,9 @@ class InstanceSpec(TypedDict, total=False):
     """What an instance is started with; everything is optional and the definition of the agent gives the rest.
 
     `secrets` are names (`NAME`: a broker may present it; `NAME:env`: programs inside see it). `memory_mb` is in MiB, `cpus` in
-    cores. `project` is the directory whose `.aegis.yaml` applies, `workspace` one that the instance may work in.
+    cores. `project` is the directory whose `.aegis.yaml` applies, `workspace` one that the instance may work in. `provider` is the
+    program that is the agent; `permission` is `read`, `write` or `full`, `approvals` `auto` or `ask`; `record` and `replay` are files
+    of model calls.
     """
 
     handle: str
@@ -61,6 +65,14 @@ class InstanceSpec(TypedDict, total=False):
     system: str
     permission: str
     ephemeral: bool
+    provider: str
+    effort: str
+    mode: str
+    approvals: str
+    egress: list[str]
+    auth: str
+    record: str
+    replay: str
 
 
 class InstanceRequest(InstanceSpec, total=False):
@@ -90,12 +102,72 @@ class InstanceInfo(TypedDict):
     env_keys: list[str]
     limits: dict[str, Any]
     enforced: dict[str, dict[str, Any]]
+    warnings: NotRequired[list[str]]  # what a person should know of it
     created_at: str | float
     last_active_at: str | float
     stopped_at: NotRequired[str | float | None]
     reason: NotRequired[str | None]
     sessions: list[dict[str, Any]]
     usage: dict[str, Any]
+    permission: NotRequired[str]
+    activity: NotRequired[str]
+    activity_until: NotRequired[float | None]
+    approvals: NotRequired[str]
+    open_approvals: NotRequired[int]
+    egress: NotRequired[list[str]]
+
+
+class ImageSpec(TypedDict):
+    """A picture that goes with a message: its media type, such as `image/png`, and its bytes in base64."""
+
+    media_type: str
+    data: str
+
+
+class ApprovalInfo(TypedDict):
+    """What an agent asks leave for, and what became of it. Times are seconds since the epoch.
+
+    `state` is `pending`, `approved`, `rejected` or `withdrawn`. With `question` it wants a person's own answer, not a permission.
+    Of a very long `input` the texts are cut.
+    """
+
+    id: str
+    instance: str
+    handle: str | None
+    agent: str | None
+    session: str
+    turn: str
+    tool: str
+    kind: str
+    title: str
+    input: dict[str, Any]
+    call_id: str | None
+    question: bool
+    state: str
+    asked_at: float
+    decided_at: float | None
+    delivered_at: float | None
+    principal: str
+    reason: str
+    edited: dict[str, Any] | None
+
+
+class Usage(TypedDict):
+    """What an instance, a session or a turn has used: tokens, model calls, tools, seconds of finished turns.
+
+    `cost_usd` is None where the price of a call is not known. `sessions` are the same by session, of an instance as a whole only.
+    """
+
+    turns: int
+    tools: int
+    tool_errors: int
+    seconds: float
+    calls: int
+    input: int
+    output: int
+    cached: int
+    cost_usd: float | None
+    sessions: NotRequired[list[dict[str, Any]]]
 
 
 class Stats(TypedDict):

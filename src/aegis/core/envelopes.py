@@ -28,6 +28,20 @@ def session_key(channel: str, ident: str) -> str:
     return f"{channel}:{ident}"
 
 
+class Image(msgspec.Struct, frozen=True):
+    """A picture that comes with a message."""
+
+    media_type: str  # one of IMAGE_TYPES
+    data: bytes  # as in the file; base64 in JSON
+
+
+#: The kinds of picture that every provider takes.
+IMAGE_TYPES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
+#: The most bytes of one picture, and the most pictures of one message.
+MAX_IMAGE: Final = 5 * 1024 * 1024
+MAX_IMAGES: Final = 8
+
+
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """One message. `id` is ours; `msg_id` is the sender's own and makes a repeated send harmless."""
 
@@ -40,6 +54,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     user: dict[str, Any] | None = None
     interrupt: bool = False
     expires: float | None = None  # wall time, seconds
+    images: list[Image] = []
 
 
 class Receipt(msgspec.Struct, frozen=True):

@@ -109,7 +109,8 @@ class AegisError(Exception):
 def unknown_name(what: str, name: str, known: Iterable[str], hint: str = "") -> AegisError:
     """The error for a name that does not exist, with the nearest one that does."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    swapped = [n for n in names if sorted(n) == sorted(name)]  # letters in the wrong order are nearer than a letter too many
+    near = swapped or get_close_matches(name, names, n=1, cutoff=0.5)
     if near:
         hint = f"did you mean `{near[0]}`?" + (f" {hint}" if hint else "")
     elif names and not hint:

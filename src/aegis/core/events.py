@@ -11,7 +11,7 @@ Golden files in `tests/golden/events` pin it. A field may be added with a defaul
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
@@ -62,6 +62,38 @@ class InstanceDeleted(Fact, frozen=True):
     handle: str
 
 
+class InstanceActivity(Fact, frozen=True):
+    """What an instance is about, in one word for people: `starting`, `working`, `needs-you`, `idle`, `limited`, `failed`, `unknown`.
+
+    `until` is when a limit ends (wall time, seconds), where somebody told it.
+    """
+
+    type: ClassVar[str] = "instance.activity"
+    ephemeral: ClassVar[bool] = True
+    activity: str
+    until: float | None = None
+
+
+class InstanceLimited(Fact, frozen=True):
+    """The model's provider gives no more for now. Work goes on by itself at `until`, wall time in seconds."""
+
+    type: ClassVar[str] = "instance.limited"
+    provider: str
+    until: float
+    reason: str = ""
+    told: bool = True  # the provider named the time; else it is our guess
+
+
+class InstanceEgress(Fact, frozen=True):
+    """A program in the sandbox asked for a connection to the outside, and what was said to it."""
+
+    type: ClassVar[str] = "instance.egress"
+    host: str
+    port: int
+    allowed: bool
+    reason: str = ""
+
+
 class InstanceExec(Fact, frozen=True):
     """Somebody ran a program in an instance's sandbox."""
 
@@ -72,7 +104,7 @@ class InstanceExec(Fact, frozen=True):
 
 
 class MailAccepted(Fact, frozen=True):
-    """An envelope is on disk; from here on it cannot be lost."""
+    """An envelope is on disk; from here on it cannot be lost. `images` counts the pictures that came with the text."""
 
     type: ClassVar[str] = "mail.accepted"
     message_id: str
@@ -80,6 +112,7 @@ class MailAccepted(Fact, frozen=True):
     text: str
     msg_id: str | None = None
     user: dict[str, Any] | None = None
+    images: int = 0
 
 
 class MailInjected(Fact, frozen=True):
@@ -105,12 +138,60 @@ class MailFailed(Fact, frozen=True):
     reason: str
 
 
+class SessionOpened(Fact, frozen=True):
+    """A session runs in a program. `program_session` is the program's own name for it, by which it is resumed after its death."""
+
+    type: ClassVar[str] = "session.opened"
+    program: str
+    program_session: str
+    version: str = ""
+    resumed: bool = False
+    forked_from: str | None = None
+
+
+class SessionSettings(Fact, frozen=True):
+    """What a session runs with now: those that are known or were changed, by whomever."""
+
+    type: ClassVar[str] = "session.settings"
+    model: str | None = None
+    mode: str | None = None
+    effort: str | None = None
+
+
+class SessionTitle(Fact, frozen=True):
+    """The program gave the session a title."""
+
+    type: ClassVar[str] = "session.title"
+    title: str
+
+
+class SessionContext(Fact, frozen=True):
+    """How full the model's context is, in tokens; `size` is 0 when nobody knows the most it takes."""
+
+    type: ClassVar[str] = "session.context"
+    used: int
+    size: int = 0
+
+
+class SessionCompacted(Fact, frozen=True):
+    """The program shortened the conversation. Tokens before and after, 0 when it did not say."""
+
+    type: ClassVar[str] = "session.compacted"
+    trigger: str  # "auto" or "manual"
+    before: int = 0
+    after: int = 0
+
+
 class TurnStarted(Fact, frozen=True):
-    """A turn began. `in_reply_to` are the messages it answers, by message id; `continues` the turn that was cut short."""
+    """A turn began. `in_reply_to` are the messages it answers, by message id; `continues` the turn that was cut short.
+
+    `origin` is `mail`, or `program` when the program began by itself (work in the background that has ended).
+    """
 
     type: ClassVar[str] = "turn.started"
     in_reply_to: list[str]
     continues: str | None = None
+    origin: str = "mail"
 
 
 class TurnPresence(Fact, frozen=True):
@@ -122,11 +203,12 @@ class TurnPresence(Fact, frozen=True):
 
 
 class TextDelta(Fact, frozen=True):
-    """A piece of the answer as it arrives."""
+    """A piece of the answer as it arrives. `parent` is the call of the tool that a sub-agent works for."""
 
     type: ClassVar[str] = "turn.text.delta"
     ephemeral: ClassVar[bool] = True
     text: str
+    parent: str | None = None
 
 
 class ThinkingDelta(Fact, frozen=True):
@@ -135,29 +217,73 @@ class ThinkingDelta(Fact, frozen=True):
     type: ClassVar[str] = "turn.thinking.delta"
     ephemeral: ClassVar[bool] = True
     text: str
+    parent: str | None = None
 
 
 class Text(Fact, frozen=True):
-    """One whole text of the agent within a turn."""
+    """One whole text of the agent within a turn. `model` wrote it, where the program says so."""
 
     type: ClassVar[str] = "turn.text"
     text: str
+    parent: str | None = None
+    model: str = ""
 
 
 class Thinking(Fact, frozen=True):
-    """One whole piece of reasoning."""
+    """One whole piece of reasoning. The text is empty where the provider hides it; `tokens` is then its estimated length."""
 
     type: ClassVar[str] = "turn.thinking"
     text: str
+    parent: str | None = None
+    model: str = ""
+    tokens: int = 0
+
+
+class Location(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A place that a tool touches: a path as it is inside, and a line counted from 1."""
+
+    path: str
+    line: int | None = None
+
+
+class Diff(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a tool changed in a file: the text before (None for a new file) and after, each cut at `MAX_DIFF` characters."""
+
+    path: str
+    new: str
+    old: str | None = None
+    truncated: bool = False
+
+
+#: The most characters of one side of a diff that an event carries.
+MAX_DIFF: Final = 100_000
+
+#: What tools do, whatever they are called. `think` is a sub-agent or a note to itself.
+ToolKind = Literal["read", "edit", "delete", "move", "search", "execute", "think", "fetch", "switch_mode", "other"]
 
 
 class ToolCall(Fact, frozen=True):
-    """The agent is about to use a tool. On disk before the tool runs."""
+    """The agent is about to use a tool. With Aegis's own agent it is on disk before the tool runs."""
 
     type: ClassVar[str] = "turn.tool.call"
     call_id: str
     name: str
     input: dict[str, Any]
+    kind: ToolKind = "other"
+    title: str = ""  # one line for people, such as the command
+    locations: list[Location] = []
+    parent: str | None = None
+
+
+class ToolProgress(Fact, frozen=True):
+    """A tool at work: more of its output, or what it is about by now."""
+
+    type: ClassVar[str] = "turn.tool.progress"
+    ephemeral: ClassVar[bool] = True
+    call_id: str
+    text: str = ""
+    title: str = ""
+    parent: str | None = None
 
 
 class ToolResult(Fact, frozen=True):
@@ -170,10 +296,65 @@ class ToolResult(Fact, frozen=True):
     output: str
     truncated: bool = False
     ms: float = 0.0
+    kind: ToolKind = "other"
+    diffs: list[Diff] = []
+    parent: str | None = None
+
+
+class PlanEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One step of a plan. `status` is `pending`, `in_progress` or `completed`; `priority` `high`, `medium` or `low`."""
+
+    content: str
+    status: str = "pending"
+    priority: str = "medium"
+
+
+class Plan(Fact, frozen=True):
+    """What the agent means to do: always all of it."""
+
+    type: ClassVar[str] = "turn.plan"
+    entries: list[PlanEntry]
+    parent: str | None = None
+
+
+class Retrying(Fact, frozen=True):
+    """A model call failed and the program tries it again after `delay` seconds."""
+
+    type: ClassVar[str] = "turn.retrying"
+    ephemeral: ClassVar[bool] = True
+    attempt: int
+    delay: float = 0.0
+    status: int = 0
+    reason: str = ""
+
+
+class ApprovalRequested(Fact, frozen=True):
+    """The agent asks for leave to use a tool, and a person is to answer."""
+
+    type: ClassVar[str] = "approval.requested"
+    approval_id: str
+    tool: str
+    input: dict[str, Any]
+    kind: ToolKind = "other"
+    title: str = ""
+    call_id: str | None = None
+
+
+class ApprovalDecided(Fact, frozen=True):
+    """The answer: `verdict` is `approved`, `rejected`, or `withdrawn` when the agent does not want it any more."""
+
+    type: ClassVar[str] = "approval.decided"
+    approval_id: str
+    verdict: str
+    principal: str
+    reason: str = ""
 
 
 class Usage(Fact, frozen=True):
-    """Tokens of one model call. `input` counts all of the prompt, the cached share included. `cost_usd` is None when unknown."""
+    """Tokens of one model call. `input` counts all of the prompt, the cached share included. `cost_usd` is None when unknown.
+
+    `source` is `broker`, which saw the call, or `program`, which only told of it (its own login: nothing else knows).
+    """
 
     type: ClassVar[str] = "turn.usage"
     model: str
@@ -183,10 +364,11 @@ class Usage(Fact, frozen=True):
     cache_written: int = 0
     cost_usd: float | None = None
     ms: float = 0.0
+    source: str = "broker"
 
 
 class TurnFinished(Fact, frozen=True):
-    """The one end of a turn, on every path."""
+    """The one end of a turn, on every path. `reason` is the program's own word for it, such as `end_turn` or `max_tokens`."""
 
     type: ClassVar[str] = "turn.finished"
     outcome: Outcome
@@ -200,14 +382,17 @@ class TurnFinished(Fact, frozen=True):
     cost_usd: float | None = None
     rounds: int = 0
     ms: float = 0.0
+    reason: str = ""
 
 
 FACTS: Final[dict[str, type[Fact]]] = {
     fact.type: fact
     for fact in (
-        InstanceCreated, InstanceState, InstanceDeleted, InstanceExec,
+        InstanceCreated, InstanceState, InstanceDeleted, InstanceActivity, InstanceLimited, InstanceEgress, InstanceExec,
         MailAccepted, MailInjected, MailAcknowledged, MailFailed,
-        TurnStarted, TurnPresence, TextDelta, ThinkingDelta, Text, Thinking, ToolCall, ToolResult, Usage, TurnFinished,
+        SessionOpened, SessionSettings, SessionTitle, SessionContext, SessionCompacted,
+        TurnStarted, TurnPresence, TextDelta, ThinkingDelta, Text, Thinking, ToolCall, ToolProgress, ToolResult, Plan, Retrying, Usage,
+        ApprovalRequested, ApprovalDecided, TurnFinished,
     )
 }  # fmt: skip
 

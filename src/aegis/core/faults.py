@@ -25,6 +25,7 @@ POINTS: Final[dict[str, str]] = {
     "instance.ended": "the instance is being deleted: its sandbox is gone, its rows are there",
     "turn.start.before": "envelopes are waiting, no turn exists",
     "turn.start.after": "the turn is on disk, the program has heard nothing",
+    "session.opened": "the program of a session runs and its name of it is on disk, it has heard nothing",
     "turn.sent": "the program was handed the turn, nothing is confirmed",
     "turn.injected": "the program confirmed the envelopes",
     "turn.message": "a message of the program is stored, the program has not been told",

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from aegis.core.errors import unknown_name
 from aegis.core.version import __version__
+from aegis.daemon.programs import examine
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
+    from aegis.daemon.programs import Foreign
     from aegis.models.catalogue import Catalogue
     from aegis.sandboxes import SandboxKind, Verdict
 
@@ -24,12 +26,18 @@ class Doctor:
     """Examines the machine for one home."""
 
     def __init__(
-        self, home: Path, kinds: Mapping[str, SandboxKind], catalogue: Callable[[], Catalogue], stored: Callable[[], Awaitable[set[str]]]
+        self,
+        home: Path,
+        kinds: Mapping[str, SandboxKind],
+        catalogue: Callable[[], Catalogue],
+        stored: Callable[[], Awaitable[set[str]]],
+        foreign: Foreign,
     ) -> None:
         self._home = home
         self._kinds = kinds
         self._catalogue = catalogue
         self._stored = stored
+        self._foreign = foreign
         self._verdicts: dict[str, Verdict] = {}
         self._probing = asyncio.Lock()
 
@@ -57,6 +65,7 @@ class Doctor:
                 | {"detail": verdicts[k.name].detail, "mend": verdicts[k.name].mend}
                 for k in sorted(self._kinds.values(), key=lambda kind: -kind.strength)
             ],
+            "programs": await examine(self._foreign),
             "models": await self._models(),
         }
 

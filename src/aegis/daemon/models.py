@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from aegis.core.errors import AegisError, ErrorKind, unknown_name
 from aegis.core.principals import Principal, PrincipalKind
 from aegis.models.catalogue import Catalogue
-from aegis.services.broker import Broker, BrokerClient, Call
+from aegis.models.names import SCRIPTED, SCRIPTS
+from aegis.services.broker import Broker, BrokerClient, Call, LimitHit, Player, Recorder
 from aegis.services.broker.ledger import Ledger
+from aegis.services.broker.model import none_else
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from aegis.core.clock import Clock
+    from aegis.core.dialects import Dialect
+    from aegis.core.events import Usage
     from aegis.models.names import ProviderSpec
     from aegis.sandboxes.link import Channel
     from aegis.services.agents import Instance
     from aegis.services.gate import Gate
     from aegis.store import Store, Tx
 
+_log = logging.getLogger(__name__)
+
 #: How long the end of a turn waits for the record of a call that has ended, in seconds.
 _SETTLE: Final = 1.0
+#: Turns whose limit is remembered: the end of a turn asks at once.
+_LIMITS: Final = 1024
 
 
 class _Plane(NamedTuple):
@@ -32,30 +44,78 @@ class _Plane(NamedTuple):
     broker: Broker
 
 
-class Models:
-    """The model plane of the agents service."""
+async def _to_nobody(instance: str, provider: str, resets_at: float | None, message: str) -> None:
+    """Nothing is held."""
 
-    def __init__(self, store: Store, clock: Clock, gate: Gate, secret: Callable[[str], Awaitable[str | None]]) -> None:
+
+class Models:
+    """The model plane of the agents service. `home` is where no recording may be."""
+
+    def __init__(self, store: Store, clock: Clock, gate: Gate, secret: Callable[[str], Awaitable[str | None]], home: Path) -> None:
         self._gate = gate
         self._ledger = Ledger(store, clock)
         self._clock = clock
         self._secret = secret
+        self._home = home
         self._planes: dict[ProviderSpec | None, _Plane] = {}
         self._turns: dict[str, str | None] = {}  # call id -> the turn it was made in
         self._turn_of: dict[str, Callable[[str | None], str | None]] = {}  # instance -> how to find its turns
         self._open: dict[tuple[str, str | None], int] = {}  # calls under way, by instance and session
         self._settled = asyncio.Event()
+        self._limits: OrderedDict[str, LimitHit] = OrderedDict()  # turn -> the provider's limit that it met
+        self._recorders: dict[str, Recorder] = {}  # by path
+        self._players: dict[str, Player] = {}  # by instance
+        self._problems: dict[str, str] = {}  # recording -> what is wrong with it
+        #: Until when (wall seconds) a provider is not to be asked; None when it may be. Set by the wiring.
+        self.held: Callable[[str], float | None] = lambda provider: None
+        #: Told of a provider's limit that lasts: instance, provider, when it ends (wall seconds) if that is known, what it said.
+        self.on_limit: Callable[[str, str, float | None, str], Awaitable[object]] = _to_nobody
 
-    def dialect(self, instance: Instance) -> str:
-        """The dialect to speak: that of the provider, Anthropic Messages when it has both."""
+    def dialects(self, instance: Instance) -> frozenset[Dialect]:
+        """The dialects that the instance's provider speaks. Raises AegisError when there is no such provider."""
         catalogue = self._plane(instance).catalogue
-        dialects = catalogue.provider(catalogue.parse(instance.launch.model or "").provider).dialects
-        return "anthropic" if "anthropic" in dialects else "openai"
+        return catalogue.provider(catalogue.parse(instance.launch.model or "").provider).dialects
 
-    async def serve(self, channel: Channel, instance: Instance, turn_of: Callable[[str | None], str | None]) -> None:
-        """Serve one connection of an instance."""
+    def dialect(self, instance: Instance) -> Dialect:
+        """The one for Aegis's own agent: Anthropic Messages where the provider has it, else Chat Completions."""
+        return "anthropic" if "anthropic" in self.dialects(instance) else "openai"
+
+    def check_model(self, instance: Instance, model: str) -> str:
+        """The full name of a model that a session may be switched to; without a provider it is one of the instance's own.
+
+        Raises AegisError: NOT_FOUND with the nearest name for an unknown provider, USAGE for a wrong name, and for a provider that
+        speaks no dialect of the instance's.
+        """
+        catalogue = self._plane(instance).catalogue
+        own = (instance.launch.model or "").partition("/")[0]
+        name = catalogue.parse(model if "/" in model else f"{own}/{model}")
+        if name.provider == SCRIPTED and name.model not in SCRIPTS:
+            raise unknown_name("scripted model", str(name), [f"{SCRIPTED}/{script}" for script in SCRIPTS])
+        spoken = catalogue.provider(name.provider).dialects
+        if not spoken & self.dialects(instance):
+            dialects = ", ".join(sorted(spoken))
+            message = f"`{name.provider}` speaks the dialect {dialects}, in which this agent's program does not speak to `{own}`"
+            raise AegisError(ErrorKind.USAGE, message, "start another agent with that model")
+        return str(name)
+
+    async def serve(
+        self,
+        channel: Channel,
+        instance: Instance,
+        turn_of: Callable[[str | None], str | None],
+        models: Callable[[], tuple[str, ...]] = none_else,
+    ) -> None:
+        """Serve one connection of an instance; `models` gives the full names that its sessions were switched to."""
         self._turn_of[instance.id] = turn_of
-        client = BrokerClient(instance=instance.id, token=instance.token, model=instance.launch.model or "")
+        launch = instance.launch
+        client = BrokerClient(
+            instance=instance.id,
+            token=instance.token,
+            model=launch.model or "",
+            models=models,
+            record=self._recorder(launch.record) if launch.record and not launch.replay else None,
+            replay=self._player(instance.id, launch.replay) if launch.replay else None,
+        )
         await self._plane(instance).broker.serve(channel, client)
 
     async def settled(self, instance: Instance, session: str) -> None:
@@ -66,6 +126,19 @@ class Models:
                     self._settled.clear()
                     await self._settled.wait()
 
+    async def tell(self, instance: Instance, session: str, turn: str | None, usage: Usage) -> None:
+        """Record what a program with its own login tells of its use. Of others nothing is taken: the broker has seen their calls."""
+        if instance.launch.auth == "login":
+            await self._ledger.tell(instance.id, session, turn, usage)
+
+    def limit_of(self, turn: str) -> LimitHit | None:
+        """The provider's limit that a call of this turn ran into, the newest one; None when it met none."""
+        return self._limits.get(turn)
+
+    def problem_of(self, path: str) -> str | None:
+        """Why calls are not recorded in a file as they should be; None when all is well."""
+        return self._problems.get(path)
+
     def totals(self, tx: Any, *, turn: str | None = None, instance: str | None = None) -> dict[str, Any]:
         """What a turn or an instance has used."""
         return self._ledger.totals(tx, turn=turn, instance=instance)
@@ -73,32 +146,74 @@ class Models:
     def forget(self, tx: Tx, instance: str) -> None:
         """Remove what is known of a deleted instance."""
         self._ledger.forget(tx, instance)
-        tx.on_commit(lambda: self._turn_of.pop(instance, None))
+        tx.on_commit(lambda: self._drop(instance))
 
     async def close(self) -> None:
         """Let the last records be written and the connections go."""
         for plane in self._planes.values():
             await plane.broker.close()
             await plane.catalogue.close()
+        for recorder in self._recorders.values():
+            recorder.close()
+        for player in self._players.values():
+            player.close()
+
+    def _drop(self, instance: str) -> None:
+        self._turn_of.pop(instance, None)
+        player = self._players.pop(instance, None)
+        if player is not None:
+            player.close()
 
     def _plane(self, instance: Instance) -> _Plane:
         """The providers as the instance was launched with them: a name means what its own project declared."""
         declared = instance.launch.provider
         if declared not in self._planes:
             catalogue = Catalogue({declared.name: declared} if declared else None, clock=self._clock)
-            broker = Broker(provider=catalogue.provider, secret=self._secret, admit=self._admit, record=self._record, clock=self._clock)
+            broker = Broker(
+                provider=catalogue.provider,
+                secret=self._secret,
+                admit=self._admit,
+                record=self._record,
+                held=lambda provider: self.held(provider),
+                limited=self._limited,
+                clock=self._clock,
+            )
             self._planes[declared] = _Plane(catalogue, broker)
         return self._planes[declared]
 
+    def _recorder(self, path: str) -> Recorder:
+        if path not in self._recorders:
+            self._recorders[path] = Recorder(path, self._home, self._clock, lambda problem: self._unwell(path, problem))
+        return self._recorders[path]
+
+    def _player(self, instance: str, path: str) -> Player:
+        if instance not in self._players:
+            self._players[instance] = Player(path, self._home, self._clock)
+        return self._players[instance]
+
+    def _unwell(self, path: str, problem: str | None) -> None:
+        if problem is None:
+            self._problems.pop(path, None)
+        else:
+            self._problems[path] = problem
+            _log.error("%s", problem)
+
     async def _admit(self, call: Call) -> None:
-        find = self._turn_of.get(call.instance)
-        self._turns[call.id] = find(call.session) if find else None
+        self._turns[call.id] = self._turn(call)
         await self._gate.pass_through(Principal(PrincipalKind.INSTANCE, call.instance), "model.call", call.model, session=call.session)
         key = (call.instance, call.session)
         self._open[key] = self._open.get(key, 0) + 1
 
+    async def _limited(self, call: Call, hit: LimitHit) -> None:
+        await self.on_limit(call.instance, hit.provider, hit.resets_at, hit.message)
+
     async def _record(self, call: Call) -> None:
-        turn = self._turns.pop(call.id, None)
+        turn = self._turns.pop(call.id) if call.id in self._turns else self._turn(call)
+        if call.limit is not None and call.source == "broker" and turn is not None:
+            self._limits[turn] = call.limit
+            self._limits.move_to_end(turn)
+            if len(self._limits) > _LIMITS:
+                self._limits.popitem(last=False)
         try:
             await self._ledger.record(call, turn)
         finally:
@@ -108,3 +223,8 @@ class Models:
                 if not self._open[key]:
                     del self._open[key]
                 self._settled.set()
+
+    def _turn(self, call: Call) -> str | None:
+        """The turn that a call belongs to now."""
+        find = self._turn_of.get(call.instance)
+        return find(call.session) if find else None

@@ -5,27 +5,31 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aegis.core.text import one_line
 from aegis.daemon.doctor import Doctor
 from aegis.daemon.models import Models
-from aegis.drivers.native import NativeDriver
+from aegis.daemon.programs import gather
 from aegis.models.catalogue import Catalogue
 from aegis.sandboxes.bwrap import Bwrap
 from aegis.sandboxes.process import ProcessKind
 from aegis.services.agents import Agents, World
 from aegis.services.agents.launching import Launching, declared
+from aegis.services.agents.logins import Logins
 from aegis.services.agents.registry import Registry
+from aegis.services.approvals import Approvals
 from aegis.services.config import Config
+from aegis.services.egress import Egress, Packages
 from aegis.services.gate import Gate
+from aegis.services.limits import ProviderLimits
 from aegis.services.mail import Mail
 from aegis.services.secrets import Secrets
 from aegis.store import Store, Timer, Timers
 from aegis.vaults.local import LocalVault
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from aegis.core.clock import Clock
     from aegis.sandboxes import SandboxKind
     from aegis.sandboxes.link import Program
@@ -45,6 +49,9 @@ class House:
     registry: Registry
     agents: Agents
     launching: Launching
+    approvals: Approvals
+    limits: ProviderLimits
+    egress: Egress
     secrets: Secrets
     config: Config
     models: Models
@@ -60,6 +67,7 @@ class House:
     async def close(self) -> None:
         """End everything in the order that loses nothing: sandboxes, model calls, the store."""
         await self.agents.close()
+        await self.egress.close()
         await self.models.close()
         await self.store.close()
 
@@ -78,16 +86,22 @@ def _join(home: Path, clock: Clock, store: Store) -> House:
     gate = Gate(store, clock)
     mail = Mail(store, clock, gate)
     registry = Registry(store, clock)
+    approvals = Approvals(store, clock, gate)
+    egress = Egress(store, clock, gate, Packages(os.environ, clock))
     vault = LocalVault(store, home, clock=clock)
     secrets = Secrets(vault, gate.pass_through)
 
     async def stored() -> set[str]:
         return {info.name for info in await vault.list()}
 
-    config = Config(store, clock, home, os.environ)
-    models = Models(store, clock, gate, secrets.reveal_for_broker)
+    foreign = gather(home, os.environ.get("PATH", os.defpath), lambda: config.load(None).programs)
+    config = Config(store, clock, home, os.environ, foreign.drivers.keys)
+    models = Models(store, clock, gate, secrets.reveal_for_broker, home)
+    timers = Timers(store, clock)
+    limits = ProviderLimits(store, clock, timers)
     kinds: dict[str, SandboxKind] = {kind.name: kind for kind in (Bwrap(), ProcessKind())}
-    doctor = Doctor(home, kinds, lambda: Catalogue(declared(config.load(None))), stored)
+    doctor = Doctor(home, kinds, lambda: Catalogue(declared(config.load(None))), stored, foreign)
+    logins = Logins(Path.home(), foreign.logins, registry)
     world = World(
         home=home,
         store=store,
@@ -96,20 +110,38 @@ def _join(home: Path, clock: Clock, store: Store) -> House:
         mail=mail,
         registry=registry,
         models=models,
+        limits=limits,
+        approvals=approvals,
+        egress=egress,
+        logins=logins,
         kinds=kinds,
-        drivers={"native": NativeDriver()},
+        drivers=foreign.drivers,
         reveal=secrets.reveal_for_broker,
     )
     agents = Agents(world)
-    timers = Timers(store, clock)
-    launching = Launching(home=home, definitions=config, kinds=kinds, strongest=doctor.strongest, stored=stored)
+    launching = Launching(
+        home=home,
+        definitions=config,
+        kinds=kinds,
+        strongest=doctor.strongest,
+        stored=stored,
+        drivers=foreign.drivers,
+        logins=logins,
+    )
 
     async def expire(timer: Timer) -> None:
         data: dict[str, Any] = timer.data
         await store.write(lambda tx: mail.expire(tx, timer.key, instance=data["instance"], session=data["session"]))
 
+    async def limited(instance: str, provider: str, resets_at: float | None, message: str) -> None:
+        await limits.hit(provider, until=resets_at, reason=one_line(message, 400))
+
     mail.on_accepted = agents.deliver
     mail.require = registry.require
+    mail.admit_images = agents.admit_images
+    limits.users, limits.on_held, limits.on_free = agents.using, agents.held, agents.freed
+    models.held, models.on_limit = limits.held, limited
+    approvals.on_change = agents.look
     mail.set_expiry = lambda tx, envelope: timers.set(
         tx, _EXPIRY, envelope.id, envelope.expires or 0.0, {"instance": envelope.instance, "session": envelope.session}
     )
@@ -123,6 +155,9 @@ def _join(home: Path, clock: Clock, store: Store) -> House:
         registry=registry,
         agents=agents,
         launching=launching,
+        approvals=approvals,
+        limits=limits,
+        egress=egress,
         secrets=secrets,
         config=config,
         models=models,

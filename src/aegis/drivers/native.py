@@ -13,11 +13,39 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from aegis.core.errors import AegisError, ErrorKind
-from aegis.core.events import Fact, Outcome, Text, TextDelta, Thinking, ThinkingDelta, ToolCall, ToolResult, TurnPresence
-from aegis.drivers import Accepted, Acknowledged, Capabilities, ConversationSpec, Died, DriverEvent, Finished, Happened, Message, Record
+from aegis.core.events import (
+    MAX_DIFF,
+    Fact,
+    Outcome,
+    Text,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    ToolCall,
+    ToolKind,
+    ToolResult,
+    TurnPresence,
+)
+from aegis.core.text import one_line
+from aegis.drivers import (
+    Accepted,
+    Acknowledged,
+    Answer,
+    Capabilities,
+    ConversationSpec,
+    Died,
+    DriverEvent,
+    Finished,
+    Happened,
+    Installation,
+    Message,
+    Opened,
+    Record,
+)
 from aegis.tether.frames import STDERR
 
 if TYPE_CHECKING:
+    from aegis.core.dialects import Dialect
     from aegis.sandboxes.link import Link, Program
 
 #: The largest frame, in bytes.
@@ -45,6 +73,7 @@ class Machine:
         self.ready = False
         self._line = bytearray()
         self._stderr = bytearray()
+        self._inputs: dict[str, dict[str, Any]] = {}  # of the tools that have not said how they ended
 
     def feed(self, data: bytes) -> list[DriverEvent]:
         """The events that these bytes of stdout complete. Raises Broken."""
@@ -91,7 +120,7 @@ class Machine:
             case "acknowledged":
                 return msgspec.convert(frame, Acknowledged)
             case "record":
-                return Record(msgspec.convert(frame["n"], int), frame["message"], _facts(frame["message"]))
+                return Record(msgspec.convert(frame["n"], int), frame["message"], _facts(frame["message"], self._inputs))
             case "delta":
                 return Happened(msgspec.convert(frame, TextDelta))
             case "thinking":
@@ -116,8 +145,14 @@ def _finished(frame: dict[str, Any]) -> Finished:
     return msgspec.convert({**frame, "error": error}, Finished)
 
 
-def _facts(message: dict[str, Any]) -> list[Fact]:
-    """What subscribers are told of a message. What users said they know from the mail."""
+#: What its tools do.
+_KINDS: Final[dict[str, ToolKind]] = {
+    "read": "read", "write": "edit", "edit": "edit", "list": "search", "glob": "search", "grep": "search", "bash": "execute",
+}  # fmt: skip
+
+
+def _facts(message: dict[str, Any], inputs: dict[str, dict[str, Any]]) -> list[Fact]:
+    """What subscribers are told of a message. What users said they know from the mail. `inputs` remembers those of the tools at work."""
     facts: list[Fact] = []
     for block in message["content"]:
         kind = block["type"]
@@ -126,14 +161,43 @@ def _facts(message: dict[str, Any]) -> list[Fact]:
         elif kind == "thinking" and block["text"]:
             facts.append(msgspec.convert({"text": block["text"]}, Thinking))
         elif kind == "tool_call":
-            facts.append(msgspec.convert({"call_id": block["id"], "name": block["name"], "input": block["input"]}, ToolCall))
+            call = {"call_id": block["id"], "name": block["name"], "input": block["input"], "kind": _KINDS.get(block["name"], "other")}
+            inputs[block["id"]] = block["input"]
+            facts.append(msgspec.convert({**call, "title": _title(block["input"])}, ToolCall))
         elif kind == "tool_result":
-            facts.append(msgspec.convert({"call_id": block["id"], **{k: v for k, v in block.items() if k != "type"}}, ToolResult))
+            given = {name: value for name, value in block.items() if name != "type"}
+            about = {"kind": _KINDS.get(block["name"], "other"), "diffs": _diffs(block, inputs.pop(block["id"], {}))}
+            facts.append(msgspec.convert({"call_id": block["id"], **given, **about}, ToolResult))
     return facts
+
+
+def _title(arguments: dict[str, Any]) -> str:
+    """What a tool is used for, in a line: the first of these that it was given."""
+    told = next((arguments[name] for name in ("command", "pattern", "path") if isinstance(arguments.get(name), str)), "")
+    return one_line(told)
+
+
+def _diffs(block: dict[str, Any], arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a tool changed, as far as its input tells; a file that was replaced as a whole is not known as it was."""
+    if not block.get("ok"):
+        return []
+    old: str | None = None
+    match block["name"], arguments:
+        case "edit", {"path": str(path), "old_text": str(before), "new_text": str(new)}:
+            old = before
+        case "write", {"path": str(path), "content": str(new)} if str(block.get("output")).startswith("created"):
+            pass
+        case _:
+            return []
+    cut = max(len(old or ""), len(new)) > MAX_DIFF
+    return [{"path": path, "new": new[:MAX_DIFF], "old": None if old is None else old[:MAX_DIFF], "truncated": cut}]
 
 
 class NativeConversation:
     """A running agent. What is written to one that is gone is dropped: `events` tells of its end."""
+
+    #: It has no name of its own for a session: Aegis keeps the conversation.
+    opened = Opened()
 
     def __init__(self, program: Program, machine: Machine) -> None:
         self._program = program
@@ -164,6 +228,13 @@ class NativeConversation:
         """Record `n` is on disk."""
         await self._write(type="committed", n=n)
 
+    async def answer(self, request: str, answer: Answer) -> None:
+        """Nothing: it never asks, its tools look at the permission themselves."""
+
+    async def configure(self, *, model: str | None = None, mode: str | None = None, effort: str | None = None) -> None:
+        """Always CONFLICT: it is started with its settings."""
+        raise AegisError(ErrorKind.CONFLICT, "the agent takes other settings only when it is started anew")
+
     async def interrupt(self) -> None:
         """Cut the running turn."""
         await self._write(type="interrupt")
@@ -193,7 +264,12 @@ class NativeDriver:
     """Starts Aegis's own agent."""
 
     name = "native"
-    capabilities = Capabilities(resume=True)
+    capabilities = Capabilities(resume=True, fork=True, keeps_memory=False)
+    dialects: tuple[Dialect, ...] = ("anthropic", "openai")
+
+    async def locate(self) -> Installation | None:
+        """Nothing is to be found: it comes with Aegis."""
+        return None
 
     async def start(self, link: Link, spec: ConversationSpec) -> NativeConversation:
         """Start the agent and give it its memory; see the port."""

@@ -1,7 +1,7 @@
-"""The loopback endpoint: a TCP port inside that leads to the model broker outside, byte for byte.
+"""Loopback endpoints: TCP ports inside that lead outside, byte for byte; one to the model broker, others to the egress gate.
 
-Each connection is one `model` channel, with back-pressure and half-close both ways. Nothing is parsed or checked here: what
-may pass is decided at the other end. At most `_MOST` connections are carried; others wait in the kernel's queue.
+Each connection is one channel of the endpoint's kind, with back-pressure and half-close both ways. Nothing is parsed or checked
+here: what may pass is decided at the other end. At most `_MOST` connections are carried; others wait in the kernel's queue.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ _RETRY = 0.1
 
 
 class Endpoint:
-    """The listening port. Raises OSError when there is no loopback."""
+    """A listening port, whose connections become channels with the `opening`. Raises OSError when it cannot be had."""
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, opening: dict[str, str], host: str = "127.0.0.1", port: int = 0) -> None:
         self._guest = guest
-        self._listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
-        self._listener.bind(("127.0.0.1", 0))
+        self._opening = opening
+        family = _socket.AF_INET6 if ":" in host else _socket.AF_INET
+        self._listener = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
+        self._listener.bind((host, port))
         self._listener.listen(_MOST)
         self._open = 0
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -54,7 +56,7 @@ class Endpoint:
         sock.setblocking(False)
         sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         try:
-            self._guest.open("model", lambda channel: Connection(self._guest, channel, sock, self._ended))
+            self._guest.open(self._opening, lambda channel: Connection(self._guest, channel, sock, self._ended))
         except RuntimeError:  # connections end faster than the daemon takes note
             sock.close()
             self._open -= 1

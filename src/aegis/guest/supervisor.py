@@ -42,6 +42,7 @@ _READ_SIZE = 128 * 1024
 _MUCH = 4 * 1024 * 1024
 #: Seconds that the dead have for being reaped before this process goes as well.
 _REAP = 1.0
+_LAST_WORD = 0.005
 
 
 class Guest:
@@ -59,6 +60,7 @@ class Guest:
         self._unsent = memoryview(b"")
         self._programs: dict[int, Program] = {}
         self._ending = False
+        self._last_words = 20  # so often is waited for what ended programs have still to say
         self._traffic = 0  # bytes since memory was last given back
         self._listen()
         environ.update(AEGIS_LIB=sys.path[0], AEGIS_PYTHON=sys.executable)
@@ -68,9 +70,12 @@ class Guest:
         hello: dict[str, Any] = {"v": 1, "pid": os.getpid(), "python": sys.version.split()[0], "uid": os.getuid(), "cwd": self.cwd}
         hello["limits"] = limits
         try:
-            hello["endpoint"] = environ["AEGIS_MODEL_URL"] = Endpoint(self).url
+            hello["endpoint"] = environ["AEGIS_MODEL_URL"] = Endpoint(self, {"kind": "model"}).url
         except OSError as error:
             hello.update(endpoint=None, endpoint_error=error.strerror)
+        forwarded = environ.pop("AEGIS_EGRESS_TO", "")
+        if environ.pop("AEGIS_EGRESS", "") == "1":
+            hello.update(self._open_egress(forwarded.split(",") if forwarded else []))
         self._say({"jsonrpc": "2.0", "method": "hello", "params": hello})
         self._flush()
 
@@ -88,9 +93,9 @@ class Guest:
         """Seconds on a clock that does not go back."""
         return time.monotonic()
 
-    def open(self, kind: str, make: Callable[[int], Handler]) -> None:
+    def open(self, opening: dict[str, str], make: Callable[[int], Handler]) -> None:
         """Open a channel to the daemon, served by what `make` makes for its number. Raises RuntimeError when there are too many."""
-        channel = self.mux.open({"kind": kind})
+        channel = self.mux.open(opening)
         self.channels[channel] = make(channel)
 
     def finish(self, channel: int, info: dict[str, Any]) -> None:
@@ -98,6 +103,26 @@ class Guest:
         if self.channels.pop(channel, None) is not None:
             self.mux.close(channel, info)
             self._relax()
+
+    def _open_egress(self, places: list[str]) -> dict[str, Any]:
+        """Listen for what goes out: the proxy that programs are told of, and each of `places`, loopback addresses that lead to the
+        host's own. What the hello says of it."""
+        said: dict[str, Any] = {}
+        try:
+            said["proxy"] = Endpoint(self, {"kind": "egress"}).url
+        except OSError as error:
+            return {"proxy": None, "proxy_error": error.strerror}
+        for place in places:
+            host, _, port = place.rpartition(":")
+            try:
+                Endpoint(self, {"kind": "egress", "to": place}, host.strip("[]"), int(port))
+            except (OSError, ValueError) as error:
+                said.setdefault("forward_errors", {})[place] = str(error)
+        for name, value in (("HTTP_PROXY", said["proxy"]), ("HTTPS_PROXY", said["proxy"]), ("NO_PROXY", "127.0.0.1,localhost,::1")):
+            if name not in self.environ and name.lower() not in self.environ:
+                self.environ[name] = self.environ[name.lower()] = value
+        self.environ.setdefault("NODE_USE_ENV_PROXY", "1")
+        return said
 
     # The wire.
 
@@ -243,7 +268,10 @@ class Guest:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                if self._ending:
+                if self._ending and self._last_words and any(isinstance(handler, Program) for handler in self.channels.values()):
+                    self._last_words -= 1
+                    self.loop.after(_LAST_WORD, self._reap)  # the end of its output is still to be read
+                elif self._ending:
                     self._die(0)
                 return
             if not pid:

@@ -11,27 +11,26 @@ line or answer. Not done here: who may call what, budgets, secrets (the broker),
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from aegis.core.dialects import Dialect as Dialect
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-
-#: How a program speaks to a model: Anthropic Messages, or OpenAI Chat Completions.
-Dialect = Literal["anthropic", "openai"]
 
 Headers = tuple[tuple[str, str], ...]
 
 
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One call as it goes to a provider. The body already carries the provider's own name of the model."""
+    """One call as it goes to a provider. The body, or the path, already carries the provider's own name of the model."""
 
     dialect: Dialect
-    path: str  # below the provider's base URL, with its query: `/v1/messages`, `/chat/completions`
+    path: str  # below the provider's base URL, with its query: `/v1/messages`, `/chat/completions`, `/v1beta/models/M:generateContent`
     headers: Headers = ()  # lower-case names; never a credential
     body: bytes
-    model: str  # as in the body
+    model: str  # as in the body, or as in the path where the dialect has it there
 
 
 class ModelResponse:

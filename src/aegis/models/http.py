@@ -2,12 +2,14 @@
 
 Guaranteed: the body goes up byte for byte and comes back as it arrives; before the first byte of an answer, failures that
 may pass are tried again (`Retries`); no proxy variable of the machine applies; connections are kept for the next call. An
-answer that refuses the key is replaced, and every error answer is searched for the key, because providers quote it.
+answer that refuses the key is replaced, and every error answer is searched for the key, because providers quote it. Where
+only the body of an error says how long to wait, the answer gets a `retry-after` beside it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +20,7 @@ from aegis.core.clock import Clock, SystemClock
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.version import __version__
 from aegis.models import Dialect, Headers, ModelRequest, ModelResponse
-from aegis.models.errors import error_body, retry_after
+from aegis.models.errors import error_body, error_type, retry_after, told_wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -30,6 +32,12 @@ ANTHROPIC_VERSION: Final = "2023-06-01"
 MAX_ERROR: Final = 64 * 1024
 _RETRIED: Final = frozenset({408, 409, 429})
 _FORWARDED: Final = frozenset({"anthropic-version", "anthropic-beta", "openai-beta", "accept", "content-type", "idempotency-key"})
+_CREDENTIALS: Final[dict[Dialect, tuple[str, str]]] = {
+    "anthropic": ("x-api-key", "{}"),
+    "openai": ("authorization", "Bearer {}"),
+    "responses": ("authorization", "Bearer {}"),
+    "gemini": ("x-goog-api-key", "{}"),
+}
 _NO_ANSWER: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 # At DEBUG, httpcore logs the headers of answers, in which a provider may quote the key.
@@ -68,10 +76,10 @@ class HttpProvider:
         read_timeout: float = 600.0,
     ) -> None:
         self.name = spec.name
-        self.dialects: frozenset[Dialect] = frozenset({spec.dialect})
+        self.dialects: frozenset[Dialect] = spec.dialects
         self.secret = spec.secret
         self.free = spec.free
-        self.description = f"{spec.dialect} dialect at {spec.base_url}"
+        self.description = f"{' and '.join(sorted(spec.dialects))} dialect at {spec.base_url}"
         self._base = spec.base_url.rstrip("/")
         self._clock = clock or SystemClock()
         self._retries = retries or Retries()
@@ -88,12 +96,16 @@ class HttpProvider:
         while True:
             response: httpx.Response | None = None
             asked: float | None = None
+            told: bytes | None = None
             try:
                 client = self._connected()
                 response = await client.send(client.build_request("POST", url, headers=headers, content=request.body), stream=True)
                 if not _may_pass(response):
                     return await self._answer(request.dialect, response, credential)
                 asked = retry_after(_headers_of(response), self._clock.now())
+                if response.status_code == 429 and asked is None:
+                    told = await _read_some(response)
+                    asked = told_wait(told)
             except _NO_ANSWER as error:
                 problem = _without(credential, f"{type(error).__name__}: {error}")
                 sent = sent or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
@@ -105,7 +117,7 @@ class HttpProvider:
             if delay is None:
                 if response is None:
                     raise self._unreachable(problem, sent=sent)
-                return await self._answer(request.dialect, response, credential)
+                return await self._answer(request.dialect, response, credential, told)
             if response is not None:
                 await response.aclose()
             await self._clock.sleep(delay)
@@ -140,22 +152,24 @@ class HttpProvider:
                     f"secret `{self.secret}` is not a key that fits a header",
                     f"store it again: `aegis secret set {self.secret}`",
                 )
-            if request.dialect == "anthropic":
-                headers["x-api-key"] = key
-            else:
-                headers["authorization"] = f"Bearer {key}"
+            name, form = _CREDENTIALS[request.dialect]
+            headers[name] = form.format(key)
         return headers
 
-    async def _answer(self, dialect: Dialect, response: httpx.Response, credential: str | None) -> ModelResponse:
-        """The answer as it goes back. Error answers are read here, so that the key can be taken out of them."""
+    async def _answer(self, dialect: Dialect, response: httpx.Response, credential: str | None, told: bytes | None = None) -> ModelResponse:
+        """The answer as it goes back. Error answers are read here (or were: `told`), so that the key can be taken out of them."""
         headers = tuple((name, value) for name, value in _headers_of(response) if not (credential and credential.strip() in value))
         if response.status_code < 400:
             return ModelResponse(response.status_code, headers, _body(response, self.name), response.aclose)
-        body = await _read_some(response)
-        if response.status_code == 401 and self.secret is not None:
+        body = await _read_some(response) if told is None else told
+        wait = told_wait(body) if response.status_code == 429 and "retry-after" not in response.headers else None
+        if wait is not None:
+            headers = (*headers, ("retry-after", str(math.ceil(wait))))
+        # Gemini calls a wrong key a bad request
+        if (response.status_code == 401 or b"API_KEY_INVALID" in body) and self.secret is not None:
             mend = f"store another with `aegis secret set {self.secret}`"
             message = f"model provider `{self.name}` rejects the key in secret `{self.secret}`; {mend}"
-            body = error_body(dialect, message, status=401)
+            body = error_body(dialect, message, status=response.status_code, type=error_type(401))
             headers = (*(pair for pair in headers if pair[0] != "content-type"), ("content-type", "application/json"))
         elif credential:
             body = body.replace(credential.strip().encode(), b"[key]")

@@ -32,10 +32,15 @@ class ProviderSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A provider as it is built in or declared by a person."""
 
     name: str
-    base_url: str  # of the API: the root for `anthropic`, the part before `/chat/completions` for `openai`
+    base_url: str  # of the API: the root for `anthropic` and `gemini`, the part before `/chat/completions` for `openai`
     dialect: Dialect
     secret: str | None = None  # the name of the secret that holds its key
     free: bool = False  # calls cost no money
+
+    @property
+    def dialects(self) -> frozenset[Dialect]:
+        """All that it speaks: who has Chat Completions has Responses beside it."""
+        return frozenset({"openai", "responses"}) if self.dialect == "openai" else frozenset({self.dialect})
 
 
 #: What is known without a declaration. `scripted` is not here: it has no URL.
@@ -44,6 +49,7 @@ BUILT_IN: Final[dict[str, ProviderSpec]] = {
     for spec in (
         ProviderSpec(name="anthropic", base_url="https://api.anthropic.com", dialect="anthropic", secret="ANTHROPIC_API_KEY"),
         ProviderSpec(name="openai", base_url="https://api.openai.com/v1", dialect="openai", secret="OPENAI_API_KEY"),
+        ProviderSpec(name="gemini", base_url="https://generativelanguage.googleapis.com", dialect="gemini", secret="GEMINI_API_KEY"),
         ProviderSpec(name="ollama", base_url="http://127.0.0.1:11434/v1", dialect="openai", free=True),
         ProviderSpec(name="lmstudio", base_url="http://127.0.0.1:1234/v1", dialect="openai", free=True),
         ProviderSpec(name="vllm", base_url="http://127.0.0.1:8000/v1", dialect="openai", free=True),
@@ -52,6 +58,23 @@ BUILT_IN: Final[dict[str, ProviderSpec]] = {
 SCRIPTED: Final = "scripted"
 #: The models of the scripted provider.
 SCRIPTS: Final = ("demo", "directives", "echo")
+
+#: Words for the newest model of a family, which people say instead of a version. A declaration may replace or add some.
+FAMILIES: Final[Mapping[str, str]] = {
+    "opus": "anthropic/claude-opus-5-5",
+    "sonnet": "anthropic/claude-sonnet-5-5",
+    "haiku": "anthropic/claude-haiku-5-5",
+    "pro": "gemini/gemini-3.1-pro-preview",
+    "flash": "gemini/gemini-3.8-flash",
+}
+
+
+def resolve(name: str, declared: Mapping[str, str] | None = None) -> str:
+    """`name` with a word for a family replaced by the model it means; any other name as it is. `declared` goes before `FAMILIES`.
+
+    Whether the result is a model name is for `parse` to say.
+    """
+    return {**FAMILIES, **(declared or {})}.get(name, name)
 
 
 def parse(name: str, providers: Iterable[str] = (*BUILT_IN, SCRIPTED)) -> ModelName:

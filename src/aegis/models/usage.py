@@ -1,6 +1,7 @@
 """Reading what a call really used from its answer, as the bytes pass by.
 
-Guaranteed: memory stays under `MAX_LINE` (streams) or `MAX_JSON` (whole answers) whatever arrives; nothing raises; an
+Guaranteed: memory stays under `MAX_LINE` (streams) or `MAX_JSON` (whole answers, and streams whose usage stands beside the
+content: Responses and Gemini) whatever arrives; nothing raises; an
 answer that does not tell gives None. Not done here: changing the bytes, guessing.
 """
 
@@ -33,9 +34,10 @@ class Observer(Protocol):
 
 def observe(dialect: Dialect, content_type: str | None) -> Observer:
     """An observer for an answer of this dialect and content type."""
-    if (content_type or "").lower().startswith("text/event-stream"):
-        return _Stream(_AnthropicTally() if dialect == "anthropic" else _OpenAITally())
-    return _Whole(_AnthropicTally() if dialect == "anthropic" else _OpenAITally())
+    tally = _TALLIES[dialect]()
+    if not (content_type or "").lower().startswith("text/event-stream"):
+        return _Whole(tally)
+    return _Stream(tally, MAX_LINE if dialect in ("anthropic", "openai") else MAX_JSON)
 
 
 class _CacheCreation(msgspec.Struct):
@@ -130,7 +132,91 @@ class _OpenAITally:
         return self._total
 
 
-_Tally = _AnthropicTally | _OpenAITally
+class _InputDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _ResponsesUsage(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _InputDetails | None = None
+
+
+class _Response(msgspec.Struct):
+    usage: _ResponsesUsage | None = None
+
+
+class _ResponsesEvent(msgspec.Struct):
+    """The last events of a stream carry the response, a whole answer is one."""
+
+    type: str = ""
+    response: _Response | None = None
+    usage: _ResponsesUsage | None = None
+
+
+class _ResponsesTally:
+    """The output counts the reasoning already."""
+
+    def __init__(self) -> None:
+        self._total: Usage | None = None
+
+    def see(self, data: bytes) -> None:
+        event = msgspec.json.decode(data, type=_ResponsesEvent)
+        usage = event.response.usage if event.response else event.usage
+        if usage is None or usage.input_tokens is None:
+            return
+        cached = usage.input_tokens_details.cached_tokens if usage.input_tokens_details else None
+        prompt = max(0, usage.input_tokens)
+        self._total = Usage(input=prompt, output=max(0, usage.output_tokens or 0), cached=min(prompt, max(0, cached or 0)))
+
+    def total(self) -> Usage | None:
+        return self._total
+
+
+class _GeminiUsage(msgspec.Struct, rename="camel"):
+    prompt_token_count: int | None = None
+    tool_use_prompt_token_count: int | None = None
+    candidates_token_count: int | None = None
+    thoughts_token_count: int | None = None
+    cached_content_token_count: int | None = None
+
+
+class _GeminiEvent(msgspec.Struct, rename="camel"):
+    usage_metadata: _GeminiUsage | None = None
+
+
+class _GeminiTally:
+    """Every chunk carries running totals; an absent figure leaves the earlier one. Thoughts are paid as output."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+
+    def see(self, data: bytes) -> None:
+        events = msgspec.json.decode(data, type=_GeminiEvent | list[_GeminiEvent])  # a stream that is not one of events is a list
+        for event in events if isinstance(events, list) else [events]:
+            if event.usage_metadata is not None:
+                figures = msgspec.structs.asdict(event.usage_metadata)
+                self._seen.update({name: count for name, count in figures.items() if count is not None and count >= 0})
+
+    def total(self) -> Usage | None:
+        seen = self._seen
+        if "prompt_token_count" not in seen:
+            return None
+        prompt = seen["prompt_token_count"] + seen.get("tool_use_prompt_token_count", 0)
+        return Usage(
+            input=prompt,
+            output=seen.get("candidates_token_count", 0) + seen.get("thoughts_token_count", 0),
+            cached=min(prompt, seen.get("cached_content_token_count", 0)),
+        )
+
+
+_Tally = _AnthropicTally | _OpenAITally | _ResponsesTally | _GeminiTally
+_TALLIES: Final[dict[Dialect, type[_Tally]]] = {
+    "anthropic": _AnthropicTally,
+    "openai": _OpenAITally,
+    "responses": _ResponsesTally,
+    "gemini": _GeminiTally,
+}
 
 
 def _look(tally: _Tally, data: Any) -> None:
@@ -142,33 +228,41 @@ def _look(tally: _Tally, data: Any) -> None:
 class _Stream:
     """Server-sent events. Only `data:` lines that mention usage are parsed, so that deltas cost next to nothing."""
 
-    def __init__(self, tally: _Tally) -> None:
+    def __init__(self, tally: _Tally, longest: int) -> None:
         self._tally = tally
+        self._longest = longest
         self._line = bytearray()
         self._skipping = False
 
     def feed(self, data: bytes) -> None:
         start = 0
-        while (end := data.find(b"\n", start)) >= 0:
-            if self._line or self._skipping:
-                self._keep(data[start:end])
-                self._end_line(bytes(self._line))
-                self._line.clear()
-                self._skipping = False
-            else:
-                self._end_line(data[start:end])
+        if self._line or self._skipping:
+            end = data.find(b"\n")
+            self._keep(data if end < 0 else data[:end])
+            if end < 0:
+                return
+            self._end_line(bytes(self._line))
+            self._line.clear()
+            self._skipping = False
             start = end + 1
+        last = data.rfind(b"\n", start) + 1
+        if last:
+            # One search for all of the lines: most pieces speak of no usage at all.
+            if data.find(b'"usage', start, last) >= 0:
+                for line in data[start:last].split(b"\n"):
+                    self._end_line(line)
+            start = last
         self._keep(data[start:])
 
     def _keep(self, part: bytes) -> None:
-        if self._skipping or len(self._line) + len(part) > MAX_LINE:
+        if self._skipping or len(self._line) + len(part) > self._longest:
             self._skipping = True
             self._line.clear()
         else:
             self._line += part
 
     def _end_line(self, line: bytes) -> None:
-        if line.startswith(b"data:") and b'"usage"' in line and len(line) <= MAX_LINE:
+        if line.startswith(b"data:") and (b'"usage"' in line or b'"usageMetadata"' in line) and len(line) <= self._longest:
             _look(self._tally, line[5:])
 
     def usage(self) -> Usage | None:

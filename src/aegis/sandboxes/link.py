@@ -66,6 +66,23 @@ class Link:
         except TimeoutError:
             raise AegisError(ErrorKind.TIMEOUT, f"the guest did not say hello within {timeout:g} s") from None
 
+    @property
+    def endpoint(self) -> str:
+        """The URL inside of the loopback port that leads to the model broker. Raises AegisError when the sandbox has none."""
+        return self._told("endpoint", "model endpoint")
+
+    @property
+    def proxy(self) -> str:
+        """The URL inside of the loopback proxy that leads to the egress gate. Raises AegisError when the sandbox has none."""
+        return self._told("proxy", "egress proxy")
+
+    def _told(self, key: str, what: str) -> str:
+        said = self._hello.result() if self._hello.done() and not self._hello.exception() else {}
+        if not isinstance(said.get(key), str):
+            text = f"the sandbox has no {what}: {said.get(f'{key}_error') or 'the guest told of none'}"
+            raise AegisError(ErrorKind.UNAVAILABLE, text, "aegis doctor")
+        return str(said[key])
+
     async def call(self, method: str, params: dict[str, Any] | None = None, timeout: float = 30.0) -> Any:
         """Ask the guest and return its result. Raises AegisError for its error, for silence, and when the tether ends."""
         self._check()

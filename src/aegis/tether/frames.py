@@ -10,7 +10,8 @@ peer that sends without credit, an oversized frame or a frame for a channel that
 
 The guest says `hello` first, as a notification on channel 0: `{v, pid, python, uid, cwd, limits, endpoint}`;
 `endpoint` is the loopback URL where programs inside reach the model broker, or null with `endpoint_error`; `limits` says of
-each `AEGIS_RLIMIT_*` in the guest's environment `ok` or why not.
+each `AEGIS_RLIMIT_*` in the guest's environment `ok` or why not. With `AEGIS_EGRESS=1` there, `proxy` is the loopback URL of the
+HTTP proxy that leads to the egress gate, or null with `proxy_error`.
 
 Channel kinds, daemon to guest:
 
@@ -23,6 +24,8 @@ Channel kinds, daemon to guest:
 Channel kinds, guest to daemon:
 
 - `model`: one TCP connection to the guest's loopback endpoint, as raw bytes.
+- `egress` `{to?}`: one TCP connection to the guest's loopback proxy, as raw bytes; with `to`, a place `ADDRESS:PORT` on the host's
+  own loopback, one to the port of the same number inside, and the bytes are for that place.
 - `log`: log records as JSON lines `{t, stream, text, source}`; what did not fit is counted in `{t, dropped}`.
 
 Control methods, daemon to guest: `ping`, `stats`, `signal {channel, signal, tree?}` (the program's process group, or all its

@@ -65,9 +65,9 @@ async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
     return bytes(body)
 
 
-async def read_json(request: Request, kind: type[T]) -> T:
+async def read_json(request: Request, kind: type[T], limit: int = MAX_BODY) -> T:
     """The body as a typed value. Raises USAGE with the place of the fault; an unknown field is one."""
-    body = await read_body(request)
+    body = await read_body(request, limit)
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from aegis.core.errors import AegisError, ErrorKind
-from aegis.daemon.http import home, instances, tether
+from aegis.daemon.http import approvals, declare, egress, home, instances, sessions, tether
 from aegis.daemon.http.answers import error_response, on_error
 from aegis.daemon.http.door import Door
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aegis.daemon.wiring import House
 
 _INSTANCE = "/v1/instances/{name}"
+_SESSION = f"{_INSTANCE}/sessions/{{session:path}}"  # an id may hold slashes
 
 
 def make_app(house: House, token: str | None = None, listens: Collection[str] = ()) -> ASGIApp:
@@ -38,6 +39,8 @@ def make_app(house: House, token: str | None = None, listens: Collection[str] = 
         Route("/v1/backup", home.backup, methods=["POST"]),
         Route("/v1/events", home.events, methods=["GET"]),
         Route("/v1/audit", home.audit, methods=["GET"]),
+        Route("/v1/egress", egress.index, methods=["GET"]),
+        Route("/v1/egress/check", egress.check, methods=["GET"]),
         Route("/v1/secrets", home.list_secrets, methods=["GET"]),
         Route("/v1/secrets/{name}", home.set_secret, methods=["PUT"]),
         Route("/v1/secrets/{name}", home.delete_secret, methods=["DELETE"]),
@@ -47,11 +50,20 @@ def make_app(house: House, token: str | None = None, listens: Collection[str] = 
         Route("/v1/config/explain", home.explain_config, methods=["GET"]),
         Route("/v1/config/trust", home.trust_state, methods=["GET"]),
         Route("/v1/config/trust", home.trust, methods=["POST"]),
+        Route("/v1/config/agents", declare.add, methods=["POST"]),
+        Route("/v1/config/agents/{name}", declare.change, methods=["PATCH"]),
+        Route("/v1/config/agents/{name}", declare.remove, methods=["DELETE"]),
         Route("/v1/instances", instances.index, methods=["GET"]),
         Route("/v1/instances", instances.create, methods=["POST"]),
         Route(_INSTANCE, instances.show, methods=["GET"]),
         Route(_INSTANCE, instances.delete, methods=["DELETE"]),
+        Route("/v1/approvals", approvals.index, methods=["GET"]),
+        Route("/v1/approvals/{id}", approvals.show, methods=["GET"]),
+        Route("/v1/approvals/{id}", approvals.decide, methods=["POST"]),
         Route(f"{_INSTANCE}/stats", instances.stats, methods=["GET"]),
+        Route(f"{_INSTANCE}/usage", sessions.usage, methods=["GET"]),
+        Route(f"{_SESSION}/settings", sessions.configure, methods=["POST"]),
+        Route(f"{_SESSION}/fork", sessions.fork, methods=["POST"]),
         Route(f"{_INSTANCE}/logs", instances.logs, methods=["GET"]),
         Route(f"{_INSTANCE}/exec", instances.execute, methods=["POST"]),
         Route(f"{_INSTANCE}/exec/{{exec_id}}/stdin", instances.stdin, methods=["POST"]),

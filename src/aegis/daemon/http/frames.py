@@ -26,6 +26,8 @@ FRAME_OF: Final[dict[str, str]] = {
     e.ToolCall.type: "tool.call",
     e.ToolResult.type: "tool.result",
     e.Usage.type: "usage",
+    e.ApprovalRequested.type: "approval.requested",
+    e.ApprovalDecided.type: "approval.decided",
     e.TurnFinished.type: "assistant.done",
 }
 
@@ -37,12 +39,15 @@ def event_types(frame_types: Iterable[str] | None) -> list[str]:
 
 
 def render(event: e.Event) -> dict[str, Any] | None:
-    """The frame of an event, or None when it has none."""
+    """The frame of an event, or None when it has none: what a sub-agent says to the agent is no answer to anybody outside."""
     kind = FRAME_OF.get(event.type)
     if kind is None or event.session is None:
         return None
+    fact = event.fact
+    if isinstance(fact, e.TextDelta | e.ThinkingDelta | e.Thinking | e.Text) and fact.parent is not None:
+        return None
     channel, _, ident = event.session.partition(":")
-    msg_ids, payload = _payload(event.fact)
+    msg_ids, payload = _payload(fact)
     frame: dict[str, Any] = {
         "v": 1,
         "type": kind,
@@ -68,7 +73,8 @@ def _payload(fact: e.Fact) -> tuple[list[str], dict[str, Any]]:
     match fact:
         case e.MailAccepted(message_id, sender, text, msg_id, user):
             body: dict[str, Any] = {"text": text, "id": message_id, "sender": sender}
-            return [msg_id] if msg_id else [], body | ({"user": user} if user else {})
+            more = ({"user": user} if user else {}) | ({"images": fact.images} if fact.images else {})
+            return [msg_id] if msg_id else [], body | more
         case e.MailInjected(ids, msg_ids):
             return msg_ids, {"status": "received", "ids": ids}
         case e.MailFailed(ids, reason):
@@ -83,6 +89,10 @@ def _payload(fact: e.Fact) -> tuple[list[str], dict[str, Any]]:
             return [], {"id": call_id, "name": name, "ok": ok, "output": output, "truncated": truncated, "ms": ms}
         case e.Usage():
             return [], {"model": fact.model, "input": fact.input, "output": fact.output, "cached": fact.cached, "cost_usd": fact.cost_usd}
+        case e.ApprovalRequested(approval_id, tool, arguments, tool_kind, title):
+            return [], {"id": approval_id, "tool": tool, "input": arguments, "kind": tool_kind, "title": title}
+        case e.ApprovalDecided(approval_id, verdict, who, reason):
+            return [], {"id": approval_id, "verdict": verdict, "principal": who, "reason": reason}
         case e.TurnFinished():
             usage = {"input": fact.input, "output": fact.output, "cached": fact.cached, "cost_usd": fact.cost_usd}
             done: dict[str, Any] = {

@@ -83,20 +83,25 @@ async def backup(request: Request) -> Response:
 
 
 async def events(request: Request) -> Response:
-    """GET /v1/events?after&limit&instance&follow"""
+    """GET /v1/events?after&before&limit&instance&session&types&follow: the oldest after a number, or with `before` the newest before it."""
     parts = house(request)
     name = request.query_params.get("instance")
     place = parts.registry.get(name).id if name else None
     after = query_int(request, "after", 0, 0, 2**62)
+    session = request.query_params.get("session") or None
+    types = [kind for kind in request.query_params.get("types", "").split(",") if kind] or None
     if request.query_params.get("follow", "").lower() not in ("1", "true", "yes"):
-        page = parts.store.events(after, instance=place, limit=query_int(request, "limit", 100, 1, 1000))
+        limit = query_int(request, "limit", 100, 1, 1000)
+        before = query_int(request, "before", 0, 0, 2**62) if request.query_params.get("before") else None
+        page = parts.store.events(after, instance=place, session=session, types=types, limit=limit, before=before)
         return json_response({"events": page.events, "next_seq": page.next_seq, "evicted": page.evicted})
-    subscription = parts.store.subscribe(after=after, instance=place)
+    subscription = parts.store.subscribe(after=after, instance=place, session=session)
     encode = msgspec.json.Encoder()
 
     async def produce(write: Callable[[bytes], Awaitable[None]]) -> None:
         while page := await subscription.page():
-            await write(encode.encode_lines(page))
+            if wanted := page if types is None else [event for event in page if event.type in types]:
+                await write(encode.encode_lines(wanted))
 
     return Streamed(produce)
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aegis.core.envelopes import DEFAULT_SESSION, session_key
+from aegis.core.envelopes import DEFAULT_SESSION, MAX_IMAGE, MAX_IMAGES, Image, session_key
 from aegis.core.errors import AegisError, ErrorKind
-from aegis.daemon.http.answers import Streamed, json_response, query_int, read_json
+from aegis.daemon.http.answers import MAX_BODY, Streamed, json_response, query_int, read_json
 from aegis.daemon.http.frames import answers, event_types, render
 from aegis.daemon.http.instances import house, instance, principal
+from aegis.daemon.http.transcripts import SAYING, said
 from aegis.services.mail import Draft
 
 if TYPE_CHECKING:
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
 
     from aegis.services.agents import Instance
 
+#: The agent whose memory Aegis keeps.
+NATIVE = "native"
 #: A stream says that it is alive after so many seconds without a frame.
 HEARTBEAT = 15.0
+#: The largest frame, in bytes: the pictures in base64, and the rest.
+_MAX_FRAME = MAX_BODY + MAX_IMAGES * MAX_IMAGE * 4 // 3
 
 
 class SessionName(msgspec.Struct):
@@ -37,7 +42,7 @@ class Payload(msgspec.Struct):
     """What an ingress frame carries; fields of other frame types are ignored."""
 
     text: str = ""
-    images: list[Any] = []
+    images: list[Image] = []
     user: dict[str, Any] | None = None
     interrupt: bool = False
     expires_s: float | None = None
@@ -57,7 +62,7 @@ class IngressFrame(msgspec.Struct):
 
 async def ingress(request: Request) -> Response:
     """POST /v1/instances/{name}/tether: 202 when the message is on disk."""
-    frame = await read_json(request, IngressFrame)
+    frame = await read_json(request, IngressFrame, _MAX_FRAME)
     found, parts, who = instance(request), house(request), principal(request)
     if frame.v != 1:
         raise AegisError(ErrorKind.USAGE, f"frame version {frame.v} is not known", "send v: 1")
@@ -66,7 +71,7 @@ async def ingress(request: Request) -> Response:
     answer: dict[str, Any] = {"msg_id": frame.msg_id, "session_id": frame.session.id}
     match frame.type:
         case "user.message":
-            _check_receiver(found, payload)
+            _check_receiver(found)
             expires = parts.clock.now() + payload.expires_s if payload.expires_s is not None else None
             draft = Draft(
                 instance=found.id,
@@ -76,6 +81,7 @@ async def ingress(request: Request) -> Response:
                 user=payload.user,
                 interrupt=payload.interrupt,
                 expires=expires,
+                images=payload.images,
             )
             receipt = await parts.mail.accept(who, draft)
             return json_response({**answer, "ingress_seq": receipt.seq, "id": receipt.id, "duplicate": receipt.duplicate}, 202)
@@ -164,8 +170,14 @@ async def transcript(request: Request) -> Response:
     """GET /v1/instances/{name}/transcript?session&after"""
     session = request.query_params.get("session") or DEFAULT_SESSION
     limit = query_int(request, "limit", 500, 1, 1000)
-    messages = await house(request).agents.transcript(instance(request), session, query_int(request, "after", 0, 0, 2**62), limit)
-    return json_response({"session": session, "messages": messages, "next": messages[-1]["n"] if len(messages) == limit else None})
+    found, parts, after = instance(request), house(request), query_int(request, "after", 0, 0, 2**62)
+    if found.launch.driver in (None, NATIVE):
+        messages = await parts.agents.transcript(found, session, after, limit)
+        more = len(messages) == limit
+    else:  # the program keeps its own files; what was told of it is as good for reading
+        messages = said(parts.store.events(after, instance=found.id, session=session, types=SAYING, limit=limit).events)
+        more = bool(messages)
+    return json_response({"session": session, "messages": messages, "next": messages[-1]["n"] if more else None})
 
 
 async def mail(request: Request) -> Response:
@@ -194,7 +206,7 @@ def _matcher(request: Request) -> Callable[[dict[str, Any]], bool]:
     return matches
 
 
-def _check_receiver(found: Instance, payload: Payload) -> None:
+def _check_receiver(found: Instance) -> None:
     if not found.enabled:
         raise AegisError(
             ErrorKind.CONFLICT, f"`{found.handle}` is disabled", f"`aegis instance start --name {found.handle}` enables it again"
@@ -203,5 +215,3 @@ def _check_receiver(found: Instance, payload: Payload) -> None:
         raise AegisError(
             ErrorKind.CONFLICT, f"`{found.handle}` runs a program, not an agent", "start one with `aegis instance start --kit agent`"
         )
-    if payload.images:
-        raise AegisError(ErrorKind.USAGE, "images cannot be sent to this agent", "put the image into its workspace and name the file")

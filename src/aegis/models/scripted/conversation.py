@@ -1,4 +1,4 @@
-"""What a request says, read from either dialect into one form."""
+"""What a request says, in one form for all dialects. `reading` makes it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from aegis.core.errors import AegisError, ErrorKind
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from aegis.models import Dialect
-
-#: What programs wrap around a person's words.
-_WRAPPED: Final = re.compile(r"<(system-reminder|session_context|environment_context)>.*?</\1>", re.S)
-
 
 #: How programs tell the model that it was cut off.
 _INTERRUPTION: Final = re.compile(r"\b(?:was|were|been|got) interrupted\b|\[(?:Request )?interrupted", re.I)
@@ -28,9 +20,10 @@ def tells_of_interruption(text: str) -> bool:
 
 
 class User(msgspec.Struct, frozen=True):
-    """One text of the user."""
+    """One text of the user. Programs put several into one message; `message` is the number of that message."""
 
     text: str
+    message: int = 0
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -58,11 +51,20 @@ class Result(msgspec.Struct, frozen=True):
 Item = User | Said | Use | Result
 
 
-class Tool(msgspec.Struct, frozen=True):
-    """A tool on offer: the names of its arguments, and which must be there."""
+class Image(msgspec.Struct, frozen=True):
+    """A picture in a message of the user. `size` is how many bytes of the body it takes."""
 
-    properties: tuple[str, ...]
+    media_type: str
+    message: int
+    size: int = 0
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A tool on offer: the schemas of its arguments by name, and which must be there."""
+
+    properties: dict[str, Any]
     required: tuple[str, ...]
+    namespace: str = ""  # Responses: the tool is called by the name that follows `namespace.`
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,88 +76,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     include_usage: bool
     tools: dict[str, Tool]
     items: list[Item]
-    size: int  # bytes of the body
-
-
-def read(dialect: Dialect, body: bytes) -> Conversation:
-    """Read a request. Raises AegisError(USAGE) when there is no list of messages in it; odd parts are passed over."""
-    try:
-        data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise AegisError(ErrorKind.USAGE, f"the body is not JSON: {str(error)[:200]}") from None
-    messages = data.get("messages") if isinstance(data, dict) else None
-    if not isinstance(messages, list):
-        raise AegisError(ErrorKind.USAGE, "`messages` is missing or not a list")
-    options = data.get("stream_options")
-    return Conversation(
-        dialect=dialect,
-        model=str(data.get("model", "")),
-        stream=data.get("stream") is True,
-        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        tools=dict(_tools(dialect, data.get("tools"))),
-        items=[item for message in messages if isinstance(message, dict) for item in _items(dialect, message)],
-        size=len(body),
-    )
-
-
-def _tools(dialect: Dialect, offered: Any) -> Iterator[tuple[str, Tool]]:
-    for each in offered if isinstance(offered, list) else []:
-        about = each.get("function") if dialect == "openai" and isinstance(each, dict) else each
-        if not isinstance(about, dict) or not isinstance(about.get("name"), str):
-            continue
-        schema = about.get("parameters" if dialect == "openai" else "input_schema")
-        schema = schema if isinstance(schema, dict) else {}
-        properties, required = schema.get("properties"), schema.get("required")
-        yield (
-            about["name"],
-            Tool(
-                tuple(properties) if isinstance(properties, dict) else (),
-                tuple(name for name in required if isinstance(name, str)) if isinstance(required, list) else (),
-            ),
-        )
-
-
-def _items(dialect: Dialect, message: dict[str, Any]) -> Iterator[Item]:
-    role = message.get("role")
-    if role == "tool":
-        yield Result(str(message.get("tool_call_id", "")), _text(message.get("content")))
-        return
-    if role not in ("user", "assistant"):
-        return
-    content = message.get("content")
-    for block in content if isinstance(content, list) else [{"type": "text", "text": content}]:
-        if not isinstance(block, dict):
-            continue
-        kind = block.get("type")
-        if kind == "tool_use":
-            given = block.get("input")
-            yield Use(str(block.get("id", "")), str(block.get("name", "")), given if isinstance(given, dict) else {})
-        elif kind == "tool_result":
-            yield Result(str(block.get("tool_use_id", "")), _text(block.get("content")), block.get("is_error") is not True)
-        elif kind == "text" and isinstance(block.get("text"), str):
-            text = block["text"]
-            text = _WRAPPED.sub("", text).strip() if "</" in text else text.strip()
-            if text:
-                yield User(text) if role == "user" else Said(text)
-    calls = message.get("tool_calls")
-    for call in calls if isinstance(calls, list) else []:
-        function = call.get("function") if isinstance(call, dict) else None
-        if isinstance(function, dict):
-            yield Use(str(call.get("id", "")), str(function.get("name", "")), _arguments(function.get("arguments")))
-
-
-def _arguments(text: Any) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(text) if isinstance(text, str) else {}
-    except (msgspec.DecodeError, RecursionError):
-        value = {}
-    return value if isinstance(value, dict) else {}
-
-
-def _text(content: Any) -> str:
-    """The text of a tool's result: a string, or the text blocks of a list."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return ""
-    return "\n".join(block["text"] for block in content if isinstance(block, dict) and isinstance(block.get("text"), str))
+    images: list[Image]
+    system: str  # the first part of the instructions
+    schema: dict[str, Any] | None  # what the answer must look like
+    size: int  # bytes of the body, with a fixed figure for each picture

@@ -3,16 +3,18 @@
 Directives of the last user message that has any, one step per round of tools:
 
     [[say TEXT]]  [[think TEXT]]      text; reasoning
-    [[call NAME {json}]]              a tool call; ends the step
+    [[call NAME {json}]]              a tool call; ends the step. NAME is a tool on offer, the end of its name, one of
+                                      write, read, bash, edit, glob, list for whatever tool does that, or =NAME unchecked
     [[par]]                           the next call belongs to the same step as the one before
     [[slow N MS]]                     N pieces of text, MS milliseconds apart
     [[hang SECONDS]]                  nothing for so long
     [[error CODE]]  [[error CODE N]]  an HTTP error; only for the first N tries
     [[recall]]                        the earlier texts of the user
     [[lastresult]]                    the last tool result
+    [[images]]                        how many images the message has, and of which types
 
-A message without directives that follows an unfinished script, such as the word after an interruption, goes on with the
-next step; after a finished one it is echoed.
+A message without directives in the middle of a script, such as the word after an interruption, goes on with the next step;
+after a script that is finished, or that a person stopped, it is echoed.
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ import re
 from json import JSONDecodeError, JSONDecoder
 from typing import Final
 
-from aegis.models.scripted.acts import Act, Call, Fail, Pause, Say, Think, say
+from aegis.models.scripted.acts import Act, Fail, Pause, Say, Think, say
 from aegis.models.scripted.conversation import Conversation, Item, Result, Said, Use, User, tells_of_interruption
+from aegis.models.scripted.hands import Hands
 
-_OPENING: Final = re.compile(r"\[\[(say|call|par|think|slow|hang|error|recall|lastresult)\b[ \t]*")
+_OPENING: Final = re.compile(r"\[\[(say|call|par|think|slow|hang|error|recall|lastresult|images)\b[ \t]*")
+#: What programs put in the place of an answer or a result when a person stopped the work.
+_STOPPED: Final = re.compile(r"\[Request interrupted by user|Operation Cancelled|Tool execution aborted|User (?:aborted|rejected)", re.I)
 _MANY: Final = 10_000  # the most steps, pieces or acts of one message
 _LONG: Final = 86_400.0  # the longest pause, in seconds
 
@@ -56,13 +61,22 @@ def _rounds(items: list[Item]) -> int:
 
 
 def _finished(items: list[Item], start: int) -> bool:
-    """Whether the script's last answer was given and somebody has since said something else than that it was interrupted."""
+    """Whether somebody has said something new since the script was given, and the script is not under way any more.
+
+    It is over when the model had the last word or called a tool that never answered, when a person stopped it, and when it could
+    only fail.
+    """
     last = items[-1]
     if not isinstance(last, User) or len(items) - 1 == start or tells_of_interruption(last.text):
         return False
-    after = items[start + 1 :]
+    after = items[start + 1 : -1]
+    if any(isinstance(item, User | Result) and _STOPPED.search(item.text[:2000]) for item in after):
+        return True
     answered = next((item for item in reversed(after) if not isinstance(item, User)), None)
-    return isinstance(answered, Said) and _rounds(after) >= len(_steps(items[start].text)) - 1  # type: ignore[union-attr]
+    if answered is None:
+        steps = _steps(items[start].text)  # type: ignore[union-attr]  # only a User carries directives
+        return any(name == "error" and len(rest.split()) == 1 for name, rest in steps[0])
+    return isinstance(answered, Said | Use)
 
 
 def _steps(text: str) -> list[list[tuple[str, str]]]:
@@ -136,6 +150,8 @@ def _act(name: str, rest: str, conversation: Conversation, start: int) -> list[A
                 return [
                     say("result: " + next((item.text[:300] for item in reversed(conversation.items) if isinstance(item, Result)), "none"))
                 ]
+            case "images":
+                return [say(_images(conversation, start))]
             case _:
                 return [_call(rest, conversation)]
     except (ValueError, RecursionError) as error:
@@ -145,18 +161,12 @@ def _act(name: str, rest: str, conversation: Conversation, start: int) -> list[A
 def _call(rest: str, conversation: Conversation) -> Act:
     name, _, text = rest.partition(" ")
     given = JSONDecoder().decode(text.strip() or "{}")
-    offered = find_tool(name, conversation)
-    if offered is None:
-        return say(f"there is no tool `{name}` here")
     if not isinstance(given, dict):
         raise ValueError("the arguments of a call are a JSON object")
-    return Call(offered, given)
+    return Hands(conversation).called(name, given) or say(f"there is no tool `{name}` here")
 
 
-def find_tool(name: str, conversation: Conversation) -> str | None:
-    """The tool on offer that `name` means: itself, or the only one that ends with it, as names behind a prefix do."""
-    if name in conversation.tools:
-        return name
-    plain = re.sub(r"[^a-z0-9]+", "_", name.lower())
-    ends = [tool for tool in conversation.tools if ("_" + re.sub(r"[^a-z0-9]+", "_", tool.lower())).endswith("_" + plain)]
-    return ends[0] if len(ends) == 1 else None
+def _images(conversation: Conversation, start: int) -> str:
+    message = conversation.items[start].message  # type: ignore[union-attr]  # only a User carries directives
+    types = [image.media_type for image in conversation.images if image.message == message]
+    return f"{len(types)} image{'' if len(types) == 1 else 's'}{': ' if types else ''}{', '.join(types)}"

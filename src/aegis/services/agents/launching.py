@@ -13,18 +13,22 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 
 from aegis.core.errors import AegisError, ErrorKind, unknown_name
-from aegis.models.names import SCRIPTED, SCRIPTS, ModelName, ProviderSpec, merge, parse
+from aegis.drivers import McpServer
+from aegis.models.names import ModelName, ProviderSpec
 from aegis.sandboxes import Limits
+from aegis.services.agents import terms
 from aegis.services.agents.model import Launch, MountRule
+from aegis.services.config.reach import check_rules, check_server
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
+    from aegis.drivers import Driver
+    from aegis.services.agents.logins import Logins
     from aegis.services.config import AgentDefinition, ProjectConfig
 
-#: Which model an agent gets when nobody names one: the first whose secret it was given or, given none, is stored; else the offline one.
-DEFAULT_MODELS: Final = (("ANTHROPIC_API_KEY", "anthropic/claude-sonnet-4-5"), ("OPENAI_API_KEY", "openai/gpt-4o"))
-OFFLINE_MODEL: Final = "scripted/echo"
+#: What a request can say only of an agent, not of a plain program.
+_OF_AGENTS: Final = ("provider", "model", "effort", "mode", "approvals", "auth", "mcp", "record", "replay", "system")
 _ENV: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -45,7 +49,16 @@ class StartRequest(msgspec.Struct, forbid_unknown_fields=True):
     project: str | None = None
     command: list[str] = []
     sandbox: str | None = None
+    provider: str | None = None
     model: str | None = None
+    effort: str | None = None
+    mode: str | None = None
+    approvals: str | None = None
+    auth: str | None = None
+    egress: list[str] = []
+    mcp: list[McpServer] = []
+    record: str | None = None
+    replay: str | None = None
     workspace: str | None = None
     read_only: bool = False
     permission: str | None = None
@@ -81,6 +94,8 @@ class Launching:
         kinds: names of the sandboxes there are.
         strongest: the strongest sandbox that works here, None when there is none but `process`.
         stored: names of the secrets there are.
+        drivers: the programs that an agent can be, by the name of their provider.
+        logins: the logins of the person whose daemon this is.
     """
 
     def __init__(
@@ -91,12 +106,16 @@ class Launching:
         kinds: Collection[str],
         strongest: Callable[[], Awaitable[str | None]],
         stored: Callable[[], Awaitable[Collection[str]]],
+        drivers: Mapping[str, Driver],
+        logins: Logins,
     ) -> None:
         self._home = home.resolve()
         self._definitions = definitions
         self._kinds = kinds
         self._strongest = strongest
         self._stored = stored
+        self._drivers = drivers
+        self._logins = logins
 
     async def resolve(self, request: StartRequest) -> Launch:
         """The launch that a request means. Raises AegisError (USAGE, NOT_FOUND, DENIED, UNAVAILABLE) naming what is wrong."""
@@ -110,32 +129,26 @@ class Launching:
         definition = self._definitions.agent(name, project)
         if request.kit is not None:
             self._definitions.agent(request.kit, project)
-        program = bool(request.command)
+        if request.command:
+            _refuse_of_agents(request)
         stored = await self._stored()
         secrets, exposed = _secrets(stored, [*definition.secrets, *(f"{n}:env" for n in definition.exposed), *request.secrets])
-        permission = self._permission(request, definition)
-        sandbox = await self._sandbox(request.sandbox or definition.sandbox)
-        if sandbox == "process" and permission == "read":
-            raise AegisError(
-                ErrorKind.DENIED,
-                "the sandbox `process` has no boundary, so it cannot keep an agent with permission `read` from writing",
-                "choose a sandbox with a boundary (see `aegis doctor`), or give it permission `write`",
-            )
-        model = None if program else self._model(request, definition, config, secrets or stored)
-        workspace = request.workspace or (None if program else definition.workspace)
-        return Launch(
+        program = bool(request.command)
+        workspace = self._workspace(request.workspace or (None if program else definition.workspace))
+        mounts = [self._mount(m) for m in request.mounts] + [
+            MountRule(m.source, m.target or m.source, m.writable) for m in definition.mounts
+        ]
+        launch = Launch(
             agent=request.command[0] if program else definition.name,
             kit=None if program else request.kit,
-            driver=None if program else definition.provider,
+            driver=None,
             command=request.command,
-            model=str(model) if model else None,
-            provider=declared(config).get(model.provider) if model else None,
             system=request.system or definition.system,
-            permission=permission,
-            sandbox=sandbox,
-            workspace=self._workspace(workspace),
-            mounts=[self._mount(m) for m in request.mounts]
-            + [MountRule(m.source, m.target or m.source, m.writable) for m in definition.mounts],
+            permission=terms.permission("read" if request.read_only else request.permission or definition.permission),
+            egress=_egress([*([] if program else definition.egress), *request.egress]),
+            sandbox=await self._sandbox(request.sandbox or definition.sandbox),
+            workspace=workspace,
+            mounts=mounts,
             secrets=secrets,
             exposed=exposed,
             env=_environment({**definition.env, **request.env}),
@@ -147,6 +160,48 @@ class Launching:
             project=str(project) if project else None,
             ephemeral=request.ephemeral,
         )
+        if not program:
+            launch = self._of_agent(launch, request, definition, config, secrets or stored)
+        terms.check_rights(launch)
+        if launch.driver is not None:  # before there is an instance that could not start
+            await self._drivers[launch.driver].locate()
+        return launch
+
+    def _of_agent(
+        self, launch: Launch, request: StartRequest, definition: AgentDefinition, config: ProjectConfig, available: Collection[str]
+    ) -> Launch:
+        """The launch with all that only an agent has. Raises as `resolve`."""
+        driver = self._driver(request.provider or definition.provider)
+        auth = terms.word("auth", request.auth or definition.auth, ("broker", "login"))
+        model = self._model(request.model or definition.model, config, driver, available, login=auth == "login")
+        if request.record and request.replay:
+            raise AegisError(ErrorKind.USAGE, "model calls are recorded or replayed, not both", "leave out one of the two")
+        files = {
+            what: terms.recording(what, wanted, self._home, [launch.workspace] if launch.workspace else [], launch.mounts)
+            for what, wanted in (("record", request.record), ("replay", request.replay))
+        }
+        launch = msgspec.structs.replace(
+            launch,
+            driver=driver.name,
+            model=str(model),
+            provider=declared(config).get(model.provider),
+            approvals=terms.word("approvals", request.approvals or definition.approvals, ("auto", "ask")),
+            # The words of another program mean nothing to this one.
+            effort=request.effort or (definition.effort if driver.name == definition.provider else None),
+            mode=request.mode or (definition.mode if driver.name == definition.provider else None),
+            auth=auth,
+            mcp=list({server.name: check_server(server) for server in [*definition.mcp, *request.mcp]}.values()),
+            record=files["record"],
+            replay=files["replay"],
+        )
+        terms.check_program(launch, driver)
+        terms.check_login(launch, self._logins)
+        return launch
+
+    def _driver(self, name: str) -> Driver:
+        if name not in self._drivers:
+            raise unknown_name("provider", name, self._drivers, "see `aegis doctor`")
+        return self._drivers[name]
 
     async def merge_secrets(self, launch: Launch, more: list[str]) -> Launch:
         """The same launch with further secrets, as `instance start --name H --secret NAME` asks for."""
@@ -155,18 +210,10 @@ class Launching:
         secrets, exposed = _secrets(await self._stored(), [*launch.secrets, *(f"{n}:env" for n in launch.exposed), *more])
         return msgspec.structs.replace(launch, secrets=secrets, exposed=exposed)
 
-    def _model(self, request: StartRequest, definition: AgentDefinition, config: ProjectConfig, available: Collection[str]) -> ModelName:
-        wanted = request.model or definition.model
+    def _model(self, wanted: str | None, config: ProjectConfig, driver: Driver, available: Collection[str], *, login: bool) -> ModelName:
         if wanted is None:
-            wanted = next((model for secret, model in DEFAULT_MODELS if secret in available), OFFLINE_MODEL)
-        wanted = config.models.get(wanted, wanted)
-        if "/" not in wanted:
-            known = [*config.models, *(model for _, model in DEFAULT_MODELS), OFFLINE_MODEL]
-            raise unknown_name("model", wanted, known, "write `provider/model`")
-        name = parse(wanted, (*merge(declared(config)), SCRIPTED))
-        if name.provider == SCRIPTED and name.model not in SCRIPTS:
-            raise unknown_name("scripted model", str(name), [f"{SCRIPTED}/{script}" for script in SCRIPTS])
-        return name
+            wanted = terms.default_model(driver, available, login=login)
+        return terms.model_name(wanted, config.models, declared(config), driver)
 
     async def _sandbox(self, wanted: str | None) -> str:
         if wanted is not None:
@@ -218,11 +265,20 @@ class Launching:
             )
         return MountRule(str(path), wanted.target or str(path), wanted.writable)
 
-    def _permission(self, request: StartRequest, definition: AgentDefinition) -> str:
-        wanted = "read" if request.read_only else request.permission or definition.permission
-        if wanted not in ("read", "write"):
-            raise unknown_name("permission", wanted, ("read", "write"))
-        return wanted
+
+def _refuse_of_agents(request: StartRequest) -> None:
+    """A plain program has none of the things that make an agent."""
+    for name in _OF_AGENTS:
+        if getattr(request, name):
+            raise AegisError(
+                ErrorKind.USAGE, f"`--{name}` is for agents; the command after `--` is a plain program", "leave out one of them"
+            )
+
+
+def _egress(rules: list[str]) -> list[str]:
+    """The rules without doubles, each of which can be read."""
+    check_rules(rules)
+    return list(dict.fromkeys(rules))
 
 
 def _secrets(stored: Collection[str], wanted: list[str]) -> tuple[list[str], list[str]]:

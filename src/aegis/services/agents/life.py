@@ -66,6 +66,12 @@ class Life:
         self.log = Log(state_dir(world.home, instance) / "log.ndjson", world.clock)
         #: Called when the sandbox has gone, for whatever reason, before the state says so.
         self.on_gone: Callable[[], None] = lambda: None
+        #: Called when what the instance is about may have changed.
+        self.on_change: Callable[[], None] = lambda: None
+        #: The models that sessions were switched to, by their full names.
+        self.models: Callable[[], tuple[str, ...]] = lambda: ()
+        #: The sandbox did not answer when it was last asked.
+        self.silent = False
         self._turn_of = turn_of
         self._link: Link | None = None
         self._lock = asyncio.Lock()
@@ -81,15 +87,28 @@ class Life:
     @contextlib.asynccontextmanager
     async def holding(self) -> AsyncIterator[Link]:
         """The tether of the sandbox, awake, and kept so until the block ends."""
-        self._held += 1
-        self._quiet.clear()
+        self.hold()
         try:
             yield await self.awake()
         finally:
-            self._held -= 1
-            self._last_active = self.world.clock.monotonic()
-            if not self._held:
-                self._quiet.set()
+            self.release()
+
+    def hold(self) -> None:
+        """Keep it awake, if it is, until `release` is called as often."""
+        self._held += 1
+        self._quiet.clear()
+
+    def release(self) -> None:
+        """Let go of what `hold` held."""
+        self._held -= 1
+        self._last_active = self.world.clock.monotonic()
+        if not self._held:
+            self._quiet.set()
+
+    @property
+    def link(self) -> Link | None:
+        """The tether of the sandbox there is."""
+        return self._link
 
     @property
     def busy(self) -> bool:
@@ -137,7 +156,20 @@ class Life:
 
     async def stats(self) -> Stats:
         """What the sandbox uses; zeros when there is none."""
-        return await self.sandbox.stats() if self.sandbox is not None else Stats(0, 0.0, 0, 0)
+        if self.sandbox is None:
+            return Stats(0, 0.0, 0, 0)
+        try:
+            used = await self.sandbox.stats()
+        except AegisError as error:
+            self._answered(error.kind is not ErrorKind.TIMEOUT)
+            raise
+        self._answered(True)
+        return used
+
+    def _answered(self, answered: bool) -> None:
+        if self.silent == answered:
+            self.silent = not answered
+            self.on_change()
 
     def forgive(self) -> None:
         """Forget earlier crashes: a person has asked for another start."""
@@ -168,7 +200,7 @@ class Life:
                 return await self._boot()
             if self.instance.state is State.PAUSED and self.sandbox is not None:
                 await self.sandbox.resume()
-                await self.world.registry.move(self.instance, State.RUNNING, keep_trying=True)
+                await self._move(State.RUNNING, keep_trying=True)
             return self._link
 
     async def _boot(self) -> Link:
@@ -180,12 +212,13 @@ class Life:
                 f"`{handle}` died {CRASHES} times within {CRASH_WINDOW:.0f} s and is not started again",
                 f"see `aegis logs {handle}`, then `aegis instance restart {handle}`",
             )
-        registry = self.world.registry
-        await registry.move(self.instance, State.STARTING)
+        await self._move(State.STARTING)
         sandbox: Sandbox | None = None
         try:
             sandbox = self.world.kinds[self.instance.launch.sandbox].create(await self._spec())
             link = await sandbox.start()
+            if self.instance.launch.auth == "login":
+                await self.world.logins.enter(self.instance, link)
             point("instance.started")
         except BaseException as error:
             if sandbox is not None:
@@ -196,7 +229,7 @@ class Life:
             reason = one_line(str(error)) or type(error).__name__
             stderr = str(error.data.get("stderr", "")) if isinstance(error, AegisError) else ""
             self.log.write(f"did not start: {reason}")
-            await registry.move(self.instance, State.FAILED, reason, stderr=stderr[-4096:], keep_trying=True)
+            await self._move(State.FAILED, reason, stderr=stderr[-4096:], keep_trying=True)
             if isinstance(error, OSError | KeyError):
                 raise AegisError(ErrorKind.FAILED, f"the sandbox did not start: {reason}", "see `aegis doctor`") from error
             raise
@@ -204,13 +237,15 @@ class Life:
         link.on_channel = self._channel
         link.closed.add_done_callback(lambda _: self._link_closed(link))
         self._watcher = asyncio.create_task(self._watch(), name=f"sleep of {self.instance.handle}")
-        await registry.move(self.instance, State.RUNNING, keep_trying=True)
+        await self._move(State.RUNNING, keep_trying=True)
         if self.instance.launch.command:
             self.spawn(self._run_command(link))
         return link
 
     async def _spec(self) -> SandboxSpec:
         instance, launch = self.instance, self.instance.launch
+        installed = await self.world.drivers[launch.driver].locate() if launch.driver is not None else None
+        outside = {"AEGIS_EGRESS": "1", **await self.world.egress.environment(launch)} if self._reaches_out else {}
         exposed = {}
         for name in launch.exposed:
             value = await self.world.reveal(name)
@@ -232,10 +267,18 @@ class Life:
             home=self.world.home,
             state=state,
             workspace=workspace,
-            mounts=tuple(Mount(Path(m.source), m.target, m.writable) for m in launch.mounts),
-            env={**launch.env, **exposed, "AEGIS_HANDLE": instance.handle},
+            mounts=(
+                *(Mount(Path(m.source), m.target, m.writable) for m in launch.mounts),
+                *(installed.mounts if installed is not None else ()),
+            ),
+            env={**outside, **launch.env, **exposed, "AEGIS_HANDLE": instance.handle},
             limits=launch.limits,
         )
+
+    @property
+    def _reaches_out(self) -> bool:
+        """Whether programs inside have a way to the outside."""
+        return self.instance.launch.permission == "full" and bool(self.instance.launch.egress)
 
     async def _run_command(self, link: Link) -> None:
         """The one program of an instance that is not an agent; its end is the instance's end."""
@@ -270,7 +313,9 @@ class Life:
         """The guest opened a channel."""
         match channel.kind:
             case "model":
-                self.spawn(self.world.models.serve(channel, self.instance, self._turn_of))
+                self.spawn(self.world.models.serve(channel, self.instance, self._turn_of, self.models))
+            case "egress" if self._reaches_out:
+                self.spawn(self.world.egress.serve(channel, self.instance))
             case "log":
                 self.spawn(self._take_log(channel))
             case _:
@@ -294,11 +339,12 @@ class Life:
         """Freeze what runs; the lock is held."""
         if self.instance.state is State.RUNNING and self.sandbox is not None:
             await self.sandbox.pause()
-            await self.world.registry.move(self.instance, State.PAUSED, keep_trying=True)
+            await self._move(State.PAUSED, keep_trying=True)
 
     async def _end(self, state: State, reason: str, grace: float) -> None:
         """Take the sandbox away; the lock is held."""
         sandbox, self.sandbox, self._link = self.sandbox, None, None
+        self.silent = False
         if self._watcher is not None and self._watcher is not asyncio.current_task():
             self._watcher.cancel()
         self._watcher = None
@@ -312,7 +358,11 @@ class Life:
                 state, reason = State.FAILED, f"{reason}, but {one_line(str(error))}"
         shutil.rmtree(state_dir(self.world.home, self.instance) / "tmp", ignore_errors=True)
         self.log.write(f"{state}: {reason}")
-        await self.world.registry.move(self.instance, state, reason, keep_trying=True)
+        await self._move(state, reason, keep_trying=True)
+
+    async def _move(self, state: State, reason: str = "", *, stderr: str = "", keep_trying: bool = False) -> None:
+        await self.world.registry.move(self.instance, state, reason, stderr=stderr, keep_trying=keep_trying)
+        self.on_change()
 
     async def _watch(self) -> None:
         """Put the instance to sleep when nothing has happened for long enough."""

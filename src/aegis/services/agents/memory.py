@@ -22,6 +22,15 @@ def append(tx: Tx, *, instance: str, session: str, turn: str, ts: float, message
     )
 
 
+def copy(tx: Tx, instance: str, session: str, to: str) -> None:
+    """Give the conversation of a session to another one of the instance, which has none."""
+    tx.execute(
+        "INSERT INTO memory (instance, session, n, turn, ts, message) "
+        "SELECT instance, ?, n, turn, ts, message FROM memory WHERE instance = ? AND session = ?",
+        (to, instance, session),
+    )
+
+
 async def history(store: Store, instance: str, session: str) -> list[dict[str, Any]]:
     """The whole conversation, oldest first, as a program is started with it."""
     rows = await store.query(

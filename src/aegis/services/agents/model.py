@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from aegis.drivers import AgentLimits
+from aegis.drivers import AgentLimits, McpServer, Permission
 from aegis.models.names import ProviderSpec
 from aegis.sandboxes import Limits
 
@@ -40,7 +40,15 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None  # None for a plain program
     provider: ProviderSpec | None = None  # where the model is, when the project or the home declares that
     system: str | None = None
-    permission: str = "write"
+    permission: Permission = "write"
+    approvals: str = "auto"  # who answers what the program asks leave for: "auto", the rules of the permission; "ask", a person
+    effort: str | None = None  # how hard the model is to think, in the program's own words
+    mode: str | None = None  # the program's own mode to start in
+    auth: str = "broker"  # or "login": the program uses a copy of its own login and speaks to its provider itself
+    egress: list[str] = []  # rules `host:port`, or the word "packages"; they count with permission `full` alone
+    mcp: list[McpServer] = []
+    record: str | None = None  # a file that model calls are recorded to
+    replay: str | None = None  # a file that model calls are answered from
     sandbox: str
     workspace: str | None = None
     mounts: list[MountRule] = []

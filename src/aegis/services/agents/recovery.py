@@ -6,13 +6,15 @@ sessions that have work (a cut turn to continue, an envelope that waits) are nam
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
-from aegis.core.errors import ErrorKind
+from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import Outcome
 from aegis.drivers import Finished
 from aegis.services.agents.model import State
-from aegis.services.agents.turns import MAX_ATTEMPTS, close_turn
+from aegis.services.agents.records import close_turn
+from aegis.services.agents.verdicts import MAX_ATTEMPTS
 
 if TYPE_CHECKING:
     from aegis.services.agents.world import World
@@ -32,18 +34,20 @@ async def recover(world: World) -> list[tuple[str, str]]:
     cut = world.store.read(
         lambda db: db.execute(
             "SELECT DISTINCT t.instance, t.session FROM turns t JOIN envelopes e ON e.turn = t.id "
-            "WHERE t.outcome = 'interrupted' AND e.done_at IS NULL"
+            "WHERE t.outcome IN ('interrupted', 'limited') AND e.done_at IS NULL"
         ).fetchall()
     )
     return list(dict.fromkeys([*map(tuple, cut), *map(tuple, world.mail.places_with_mail())]))
 
 
 async def _close_open_turn(world: World, turn: str, instance_id: str, session: str, attempts: int) -> None:
-    instance = world.registry.find(instance_id)
-    again = instance is not None and attempts < MAX_ATTEMPTS and instance.launch.on_interrupt == "resume"
+    instance, envelopes = world.registry.find(instance_id), world.mail.of_turn(turn)
+    again = instance is not None and bool(envelopes) and attempts < MAX_ATTEMPTS and instance.launch.on_interrupt == "resume"
     end = Finished(
         Outcome.INTERRUPTED,
         error={"error": "the daemon ended in the middle of the turn", "kind": ErrorKind.INTERRUPTED.value, "will_continue": again},
     )
-    envelopes = world.mail.of_turn(turn)
     await world.insist(lambda tx: close_turn(world, tx, turn, envelopes, end, ms=0.0, instance=instance_id, session=session))
+    if not again:  # a turn that goes on may ask the same again, and find the answer that a person gave meanwhile
+        with contextlib.suppress(AegisError):
+            await world.approvals.withdraw(instance=instance_id, session=session, reason="the daemon ended in the middle of the turn")

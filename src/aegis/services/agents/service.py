@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
 
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import InstanceExec
 from aegis.core.faults import point
 from aegis.core.ids import new_id
 from aegis.core.principals import SYSTEM
-from aegis.services.agents import memory
+from aegis.services.agents import changing, describing, memory, sessions
+from aegis.services.agents.activity import Activity, Teller, activity
 from aegis.services.agents.erasing import erase
 from aegis.services.agents.life import Life, state_dir
 from aegis.services.agents.model import State
@@ -37,6 +39,18 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+#: So many programs of one instance run at a time, each a process of some hundred megabytes; the one that was used least lately is
+#: ended, and resumed by its next message. Aegis's own agent, which is small, is not counted.
+MAX_PROGRAMS: Final = 8
+#: When a provider gives again, those who waited go on one after the other: each instance after a share of this part of the wait
+#: that follows from its id, and at most so many seconds.
+_JITTER: Final = 0.03
+_MOST_JITTER: Final = 30.0
+#: Within an instance the next session goes on when the one before has nothing more to do, or after so many seconds.
+_NEXT: Final = 30.0
+#: Tables with rows of an instance that are this service's own.
+_TABLES: Final = ("memory", "turns", "sessions")
+
 
 class Live:
     """An instance together with its life and its sessions' workers."""
@@ -47,10 +61,38 @@ class Live:
         self.doomed = False  # it is being deleted
         self.life = Life(world, instance, self.turn_of)
         self.life.on_gone = self._gone
+        self.life.models = lambda: sessions.models(world.store, instance.id)
+        self.teller = Teller(self.life, self.activity)
+        self.life.on_change = self.teller.changed
 
     def session(self, key: str) -> Session:
         """The worker of a session, made when first asked for."""
-        return self.sessions.setdefault(key, Session(self.life, key))
+        return self.sessions.setdefault(key, Session(self.life, key, self._make_room))
+
+    @property
+    def provider(self) -> str:
+        """The name of the provider of the instance's model."""
+        return (self.instance.launch.model or "").partition("/")[0]
+
+    def activity(self) -> Activity:
+        """What it is about."""
+        return activity(
+            self.life,
+            state=self.instance.state,
+            running=any(s.turn or s.background for s in self.sessions.values()),
+            open_approvals=self.life.world.approvals.open(self.instance.id),
+            held=self.life.world.limits.held(self.provider),
+        )
+
+    async def _make_room(self, asker: Session) -> None:
+        """End programs that are idle, the one that was used least lately first, until one more may run."""
+        running = [s for s in self.sessions.values() if s is not asker and s.pump is not None and s.pump.keeps_memory]
+        running.sort(key=lambda s: s.pump.used if s.pump is not None else 0.0)
+        excess = len(running) - MAX_PROGRAMS + 1
+        for session in running:
+            if excess <= 0:
+                return
+            excess -= await session.retire()
 
     def turn_of(self, session: str | None) -> str | None:
         """The running turn of a session; with None that of the only busy one."""
@@ -75,12 +117,14 @@ class Agents:
         self._world = world
         self._live: dict[str, Live] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._draining: set[asyncio.Task[None]] = set()  # those who go on after a limit
         self._closing = False
 
     async def open(self) -> None:
         """Load the rows, sweep what a dead daemon left, close its open turns, start the workers that have work."""
         world = self._world
         world.registry.load()
+        world.limits.load()
         for kind in world.kinds.values():
             await kind.sweep(world.home)
         work = await recover(world)
@@ -96,6 +140,9 @@ class Agents:
     async def close(self) -> None:
         """Stop everything; open turns stay open and are continued by the next daemon."""
         self._closing = True
+        for task in self._draining:
+            task.cancel()
+        await asyncio.gather(*self._draining, return_exceptions=True)
         await asyncio.gather(*self._tasks, return_exceptions=True)
         living = list(self._live.values())
         await asyncio.gather(*(live.halt() for live in living), return_exceptions=True)
@@ -138,6 +185,7 @@ class Agents:
         await self._enable(principal, "instance.start", instance, launch)
         live = self._of(instance)
         live.life.forgive()
+        await self._world.limits.lift(live.provider)
         await live.life.awake()
         self._kick_waiting(live)
 
@@ -165,6 +213,7 @@ class Agents:
         live = self._of(instance)
         await live.life.stop("restart", patient=True)
         live.life.forgive()
+        await self._world.limits.lift(live.provider)
         await live.life.awake()
         self._kick_waiting(live)
 
@@ -194,7 +243,9 @@ class Agents:
         def forget(tx: Tx) -> None:
             world.mail.forget(tx, instance.id)
             world.models.forget(tx, instance.id)
-            for table in ("memory", "turns"):
+            world.approvals.forget(tx, instance.id)
+            world.egress.forget(tx, instance.id)
+            for table in _TABLES:
                 tx.execute(f"DELETE FROM {table} WHERE instance = ?", (instance.id,))
             world.registry.delete(tx, instance)
 
@@ -285,50 +336,96 @@ class Agents:
 
     def describe(self, instance: Instance) -> dict[str, Any]:
         """The instance object of the HTTP API."""
-        launch, live = instance.launch, self._live.get(instance.id)
-        kind = self._world.kinds[launch.sandbox]
-        turns, usage = self._totals(instance.id)
-        queued = self._world.mail.queued(instance.id)
-        sandbox = live.life.sandbox if live else None
-        sessions = sorted({*turns, *queued, *(live.sessions if live else ())})
-        memory_mb = launch.limits.memory_bytes / 2**20 if launch.limits.memory_bytes else None
-        return {
-            "id": instance.id,
-            "handle": instance.handle,
-            "agent": launch.agent,
-            "kit": launch.kit,
-            "driver": launch.driver,
-            "command": launch.command,
-            "model": launch.model,
-            "state": instance.state,
-            "reason": instance.reason,
-            "enabled": instance.enabled,
-            "sandbox": launch.sandbox,
-            "boundary": kind.boundary,
-            "permission": launch.permission,
-            "workspace": launch.workspace,
-            "read_only": launch.read_only,
-            "mounts": [{"source": m.source, "target": m.target, "writable": m.writable} for m in launch.mounts],
-            "secret_keys": launch.secrets,
-            "exposed_secrets": launch.exposed,
-            "env_keys": sorted(launch.env),
-            "limits": {"memory_mb": memory_mb, "cpus": launch.limits.cpus, "pids": launch.limits.pids},
-            "enforced": {name: {"ok": v.ok, "detail": v.detail} for name, v in sandbox.enforced.items()} if sandbox else {},
-            "project": launch.project,
-            "created_at": instance.created_at,
-            "last_active_at": instance.last_active_at,
-            "stopped_at": instance.stopped_at,
-            "sessions": [
-                {
-                    "session": key,
-                    "turns": turns.get(key, 0),
-                    "busy": bool(live and key in live.sessions and live.sessions[key].turn),
-                    "queued": queued.get(key, 0),
-                }
-                for key in sessions
-            ],
-            "usage": usage,
-        }
+        return describing.describe(self._world, instance, self._live.get(instance.id), self.activity(instance))
+
+    def activity(self, instance: Instance) -> Activity:
+        """What it is about, in one word, and until when a limit keeps it from it."""
+        return self._of(instance).activity()
+
+    async def usage(self, instance: Instance, session: str | None = None, turn: str | None = None) -> dict[str, Any]:
+        """What an instance, one of its sessions or one of its turns has used; see `describing.usage`."""
+        return await describing.usage(self._world, instance, session, turn)
+
+    async def configure(
+        self,
+        principal: Principal,
+        instance: Instance,
+        session: str,
+        *,
+        model: str | None = None,
+        mode: str | None = None,
+        effort: str | None = None,
+    ) -> None:
+        """Change what a session runs with, from its next model call on, or from its next turn where the program must be started anew.
+
+        Raises AegisError: NOT_FOUND (the model, mode or effort, with the nearest), USAGE, CONFLICT for what the program cannot be told.
+        """
+        live = self._of(instance)
+        _refuse_doomed(live)
+        await changing.configure(self._world, principal, instance, live.session(session), model=model, mode=mode, effort=effort)
+
+    async def fork(self, principal: Principal, instance: Instance, session: str, to: str) -> None:
+        """Let the new session `to` begin as a copy of `session`, as that is when `to` has its first turn; both go on apart.
+
+        Raises AegisError: NOT_FOUND, CONFLICT when `to` exists, `session` has not begun or the program cannot copy.
+        """
+        _refuse_doomed(self._of(instance))
+        await changing.fork(self._world, principal, instance, session, to)
+
+    def admit_images(self, ident: str) -> None:
+        """Raise CONFLICT when what an instance runs cannot be shown pictures."""
+        instance = self._world.registry.find(ident)
+        driver = self._world.drivers.get(instance.launch.driver or "") if instance is not None else None
+        if instance is not None and (driver is None or not driver.capabilities.images):
+            raise AegisError(
+                ErrorKind.CONFLICT,
+                f"`{instance.handle}` cannot be shown pictures",
+                "put them into its workspace and name them in the message, or start an agent that can",
+            )
+
+    # Limits of providers, and what changes the activity of instances.
+
+    def using(self, provider: str) -> list[str]:
+        """The ids of the instances that use a provider, in any of their sessions."""
+        switched = sessions.using(self._world.store, provider)
+        return [i.id for i in self._world.registry.all() if i.id in switched or (i.launch.model or "").partition("/")[0] == provider]
+
+    def look(self, ident: str) -> None:
+        """What an instance is about may have changed."""
+        if (live := self._live.get(ident)) is not None:
+            live.teller.changed()
+
+    def held(self, provider: str) -> None:
+        """A provider gives no more for now."""
+        for ident in self.using(provider):
+            self.look(ident)
+
+    def freed(self, provider: str) -> None:
+        """A provider may be asked again: those who wait for it go on, one after the other."""
+        self.held(provider)
+        if self._closing:
+            return
+        for ident in self.using(provider):
+            instance = self._world.registry.find(ident)
+            if instance is not None and instance.enabled:
+                task = asyncio.create_task(self._go_on(instance, provider), name=f"{instance.handle} goes on")
+                self._draining.add(task)
+                task.add_done_callback(self._draining.discard)
+
+    async def _go_on(self, instance: Instance, provider: str) -> None:
+        share = int.from_bytes(sha256(instance.id.encode()).digest()[:4], "big") / 2**32
+        await self._world.clock.sleep(share * min(_MOST_JITTER, _JITTER * self._world.limits.waited(provider)))
+        for key in self._world.mail.sessions(instance.id):
+            live = self._live_of(instance)
+            if live is None or self._closing or self._world.limits.held(provider):
+                return
+            session = live.session(key)
+            session.kick()
+            await session.rest(_NEXT)
+
+    def _live_of(self, instance: Instance) -> Live | None:
+        """The live side of an instance that was not deleted meanwhile."""
+        return self._of(instance) if self._world.registry.find(instance.id) is instance else None
 
     async def _enable(self, principal: Principal, action: str, instance: Instance, launch: Launch | None = None) -> None:
         changes = {"secrets": launch.secrets, "exposed": launch.exposed} if launch else {}
@@ -342,15 +439,6 @@ class Agents:
                 self._world.registry.relaunch(tx, instance, launch)
 
         await self._world.store.write(enable)
-
-    def _totals(self, instance: str) -> tuple[dict[str, int], dict[str, Any]]:
-        turns, used = self._world.store.read(
-            lambda db: (
-                db.execute("SELECT session, count(*) FROM turns WHERE instance = ? GROUP BY session", (instance,)).fetchall(),
-                self._world.models.totals(db, instance=instance),
-            )
-        )
-        return dict(turns), used
 
     def _of(self, instance: Instance) -> Live:
         live = self._live.get(instance.id)

@@ -1,8 +1,8 @@
 """One session of one instance: its turns, one after the other, and the conversation they happen in.
 
 A worker runs while there is something to do and ends when there is not; `kick` starts it again. Every turn is a row: open while it
-runs, closed exactly once. The row is what recovery goes by: a turn whose outcome is `interrupted` and whose envelopes are not done
-waits for its continuation.
+runs, closed exactly once. The row is what recovery goes by: a turn whose outcome is `interrupted` or `limited` and whose envelopes
+are not done waits for its continuation. A turn that the program begins by itself has no envelopes; the worker lets it go first.
 """
 
 from __future__ import annotations
@@ -10,74 +10,88 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from aegis.core.errors import AegisError, ErrorKind
-from aegis.core.events import Outcome, TurnFinished, TurnPresence, TurnStarted
+from aegis.core.events import Outcome, TurnPresence
 from aegis.core.faults import point
 from aegis.core.ids import new_id
 from aegis.core.text import one_line
-from aegis.drivers import Accepted, Acknowledged, ConversationSpec, Died, Finished, Happened, Message, Record
-from aegis.services.agents import memory
+from aegis.drivers import Finished, Message
+from aegis.services.agents import records, sessions
+from aegis.services.agents.conversing import Pump, Running
+from aegis.services.agents.opening import Opening
+from aegis.services.agents.verdicts import MAX_ATTEMPTS, limited, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from aegis.core.envelopes import Envelope
-    from aegis.drivers import Conversation, DriverEvent
+    from aegis.drivers import Died
     from aegis.sandboxes.link import Link
     from aegis.services.agents.life import Life
-    from aegis.services.agents.world import World
-    from aegis.store import Store, Tx
+    from aegis.services.agents.records import Cut
+    from aegis.store import Tx
+
+__all__ = ["MAX_ATTEMPTS", "Session"]
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
-#: A turn that was cut short so many times in a row is not tried again.
-MAX_ATTEMPTS: Final = 5
 #: How long a program may take to end a turn that was interrupted before it is killed, in seconds.
 INTERRUPT_GRACE: Final = 5.0
 #: How long what a full disk or a defect stopped waits until it is tried again, in seconds: at first, and at most.
 FIRST_RETRY: Final = 0.25
 LAST_RETRY: Final = 15.0
-#: How much text one turn takes up at once, in characters; the rest waits for the next turn.
+#: How much one turn takes up at once, in characters of text and in bytes of pictures; the rest waits for the next turn.
 _TURN_TEXT: Final = 1_000_000
-
-
-class Cut(NamedTuple):
-    """A turn that waits for its continuation."""
-
-    id: str
-    attempts: int
-
-
-def cut_turn(store: Store, instance: str, session: str) -> Cut | None:
-    """The turn of a session that was interrupted and has envelopes that nobody has dealt with."""
-    row = store.read(
-        lambda db: db.execute(
-            "SELECT t.id, t.attempts FROM envelopes e JOIN turns t ON t.id = e.turn "
-            "WHERE e.instance = ? AND e.session = ? AND e.done_at IS NULL AND e.turn IS NOT NULL AND t.outcome = 'interrupted' LIMIT 1",
-            (instance, session),
-        ).fetchone()
-    )
-    return Cut(*row) if row else None
+_TURN_PICTURES: Final = 20 * 1024 * 1024
+#: What a program is told that had to begin anew.
+_FORGOTTEN: Final = "[Aegis: the conversation before this message is lost, and you do not know it. Ask if you need something of it.]"
 
 
 class Session:
     """The worker of one session."""
 
-    def __init__(self, life: Life, key: str) -> None:
+    def __init__(self, life: Life, key: str, make_room: Callable[[Session], Awaitable[None]]) -> None:
         self.life = life
         self.key = key
-        self.turn: str | None = None  # the running one, from the moment its envelopes are chosen
-        self._taken: frozenset[str] = frozenset()  # its envelopes
+        self.stale = False  # it was told settings that its program takes only when it is started anew
+        self._make_room = make_room  # see that one more program may run
         self._world = life.world
         self._instance = life.instance
         self._task: asyncio.Task[None] | None = None
-        self._conversation: Conversation | None = None
-        self._events: AsyncIterator[DriverEvent] | None = None
-        self._cancelled = False
-        self._gone = False  # the sandbox was taken away under the turn
+        self._running: Running | None = None  # the turn, from the moment its envelopes are chosen
+        self._pump: Pump | None = None
+        self._pumps: set[Pump] = set()  # with those whose sandbox has gone and that still write down the end
+        self._changing = asyncio.Lock()  # held while the program is started or ended
+
+    @property
+    def turn(self) -> str | None:
+        """The turn that runs, or that is about to."""
+        own = self._pump.own if self._pump is not None else None
+        running = own or self._running
+        return running.id if running is not None else None
+
+    @property
+    def background(self) -> bool:
+        """Whether the program works between turns."""
+        return self._pump is not None and self._pump.background
+
+    @property
+    def pump(self) -> Pump | None:
+        """The conversation that runs."""
+        return self._pump
+
+    @property
+    def model(self) -> str | None:
+        """The full name of the model that the session uses."""
+        return sessions.row(self._world.store, self._instance.id, self.key).model or self._instance.launch.model
+
+    @property
+    def provider(self) -> str:
+        """The name of that model's provider."""
+        return (self.model or "").partition("/")[0]
 
     def kick(self) -> None:
         """See to it that a worker looks for work, and that the sandbox of one that has some is not frozen."""
@@ -85,19 +99,42 @@ class Session:
             self._task = asyncio.create_task(self._work(), name=f"session {self._instance.handle} {self.key}")
         self.life.rouse()
 
+    async def rest(self, seconds: float) -> None:
+        """Return when the worker has nothing to do, or after so many seconds."""
+        if self._task is not None:
+            patience = asyncio.ensure_future(self._world.clock.sleep(seconds))
+            try:
+                await asyncio.wait({self._task, patience}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                patience.cancel()
+
     async def interrupt(self, *, sparing: str | None = None) -> bool:
-        """Cut the running turn; it ends as `cancelled`. False when none runs, or one that deals with the envelope `sparing`."""
-        if self.turn is None or sparing in self._taken:
+        """Cut the running turn; it ends as `cancelled`. False when none runs, or one that deals with the envelope `sparing`.
+
+        A turn that waits for its provider is tried at once instead.
+        """
+        pump = self._pump
+        turn = pump.own if pump is not None and pump.own is not None else self._running
+        if turn is None and sparing is None and self.held() and records.cut_turn(self._world.store, self._instance.id, self.key):
+            await self._world.limits.lift(self.provider)
+            self.kick()
+            return True
+        if turn is None or sparing in turn.envelopes:
             return False
-        self._cancelled = True
-        turn, conversation = self.turn, self._conversation
-        if conversation is not None:
-            self.life.spawn(self._insist(turn, conversation))
-            with contextlib.suppress(AegisError):  # a sandbox that does not wake has nothing to be told; the turn ends without it
-                await self.life.awake()
-                if self.turn == turn:
-                    await conversation.interrupt()
+        turn.cancelled = True
+        if pump is not None:
+            await self.cut(pump, turn)
         return True
+
+    async def cut(self, pump: Pump, turn: Running) -> None:
+        """Let the program end a turn; it is killed when that takes too long."""
+        self.life.spawn(self._insist(pump, turn))
+        pump.asking.drop(turn.id)
+        with contextlib.suppress(AegisError):  # a sandbox that does not wake has nothing to be told; the turn ends without it
+            await self._world.approvals.withdraw(instance=self._instance.id, session=self.key, reason="the turn was interrupted")
+            await self.life.awake()
+            if turn in (pump.own, pump.sent):
+                await pump.conversation.interrupt()
 
     async def halt(self) -> None:
         """Stop working at once and leave everything as a crash would; for when the sandbox is stopped next."""
@@ -106,17 +143,74 @@ class Session:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, AegisError):
                 await task
-        self._conversation = self._events = None
+        self._pump = None
+        for pump in list(self._pumps):
+            await pump.abandon()
+        self._pumps.clear()
+
+    async def retire(self) -> bool:
+        """End the program if that cuts nothing; the next turn resumes it. False when it works."""
+        if self._running is not None or self._changing.locked():  # never wait for one that may wait for us
+            return False
+        async with self._changing:
+            if self._running is not None or self._pump is None or not self._pump.idle:
+                return False
+            await self._pump.close()
+            return True
+
+    async def configure(self, *, model: str | None, mode: str | None, effort: str | None) -> None:
+        """Change what the running program uses, at once or with its next turn. Raises what the program has against it."""
+        if self._pump is None:
+            return
+        async with self.life.holding():
+            pump = self.pump  # it may have ended while the sandbox woke
+            if pump is None:
+                return
+            try:
+                await pump.conversation.configure(model=model, mode=mode, effort=effort)
+            except AegisError as error:
+                if error.kind is not ErrorKind.CONFLICT:
+                    raise
+                self.stale = True
 
     def sandbox_gone(self) -> None:
         """The sandbox was taken away: the running turn is cut short, not failed."""
-        self._gone = self.turn is not None
-        self._conversation = self._events = None
+        pump, self._pump = self._pump, None
+        for turn in (self._running, pump.own if pump is not None else None):
+            if turn is not None:
+                turn.gone = True
 
-    async def _insist(self, turn: str, conversation: Conversation) -> None:
+    def held(self) -> float | None:
+        """Until when the provider gives nothing more."""
+        return self._world.limits.held(self.provider)
+
+    # What the conversation tells; see `conversing.Host`.
+
+    async def own_began(self, pump: Pump) -> Running:
+        """The program began a turn by itself."""
+        turn = Running(began=self._world.clock.monotonic(), since=self._world.clock.now())
+        await self._world.store.write(lambda tx: records.open_own(self._world, tx, turn.id, instance=self._instance.id, session=self.key))
+        self.life.on_change()
+        return turn
+
+    async def own_ended(self, pump: Pump, turn: Running, end: Finished | Died) -> None:
+        """Such a turn has ended. Nobody waits for it, so it is never continued."""
+        if (link := self.life.link) is None or link.closed.done():
+            turn.gone = True
+        await self._close(turn, [], end)
+
+    def pump_over(self, pump: Pump) -> None:
+        """Nothing more comes from a conversation."""
+        self._pumps.discard(pump)
+        if self._pump is pump:
+            self._pump = None
+
+    # The worker.
+
+    async def _insist(self, pump: Pump, turn: Running) -> None:
         await self._world.clock.sleep(INTERRUPT_GRACE)
-        if self.turn == turn:
-            await conversation.close()
+        if turn in (pump.own, pump.sent):
+            await pump.conversation.close()
 
     async def _work(self) -> None:
         while True:
@@ -131,139 +225,149 @@ class Session:
 
     async def _work_once(self) -> bool:
         """Run one turn if there is work; False when there is none."""
-        cut = cut_turn(self._world.store, self._instance.id, self.key)
-        envelopes = self._world.mail.of_turn(cut.id) if cut else _portion(self._world.mail.waiting(self._instance.id, self.key))
-        if not envelopes or not self._instance.enabled:
+        while self._pump is not None and self._pump.own is not None:  # its own turn goes first
+            await self._pump.own.closed.wait()
+        cut = records.cut_turn(self._world.store, self._instance.id, self.key)
+        envelopes = self._world.mail.of_turn(cut.id) if cut else self._portion()
+        if not envelopes or not self._instance.enabled or self.held():
             return False
         await self._run(envelopes, cut)
         return True
 
+    def _portion(self) -> list[Envelope]:
+        """As many of the waiting envelopes as one turn takes: at least one, if there is any."""
+        envelopes = self._world.mail.waiting(self._instance.id, self.key)
+        sizes = self._world.mail.image_sizes([e.id for e in envelopes]) if envelopes else {}
+        text = pictures = 0
+        for count, envelope in enumerate(envelopes):
+            text += len(envelope.text)
+            pictures += sizes.get(envelope.id, 0)
+            if count and (text > _TURN_TEXT or pictures > _TURN_PICTURES):
+                return envelopes[:count]
+        return envelopes
+
     async def _run(self, envelopes: Sequence[Envelope], cut: Cut | None) -> None:
         """One turn, from its row to its end."""
-        world, started = self._world, self._world.clock.monotonic()
-        self.turn = turn = new_id("turn")
-        self._taken = frozenset(e.id for e in envelopes)
-        self._cancelled = self._gone = False
-        attempts = cut.attempts + 1 if cut else 0
-        ids = [e.id for e in envelopes]
+        clock = self._world.clock
+        attempts = cut.attempts + (cut.outcome == Outcome.INTERRUPTED) if cut else 0
+        turn = self._running = Running(frozenset(e.id for e in envelopes), attempts, began=clock.monotonic(), since=clock.now())
+        try:
+            ids = [e.id for e in envelopes]
 
-        def begin(tx: Tx) -> list[str]:
-            point("turn.start.before")
-            return self._open(tx, turn, ids, cut, attempts)
+            def begin(tx: Tx) -> list[str]:
+                point("turn.start.before")
+                return records.open_turn(self._world, tx, turn.id, ids, cut, attempts, instance=self._instance.id, session=self.key)
 
-        taken = await self._written(begin)
-        envelopes = [e for e in envelopes if e.id in taken]
-        if envelopes:
-            end = await self._outcome(turn, envelopes, continues=cut is not None)
-            await self._close(turn, envelopes, self._verdict(end, attempts), (world.clock.monotonic() - started) * 1000)
-        self.turn = None
+            taken = await self._written(begin)
+            envelopes = [e for e in envelopes if e.id in taken]
+            if envelopes:
+                self.life.on_change()
+                await self._close(turn, envelopes, await self._outcome(turn, envelopes, continues=cut is not None))
+        finally:
+            self._running = None
+            turn.closed.set()
+        self.life.on_change()
         point("turn.finish.after")
 
-    def _open(self, tx: Tx, turn: str, ids: list[str], cut: Cut | None, attempts: int) -> list[str]:
-        """Begin the turn with those of the envelopes that did not expire meanwhile; without any there is none. Idempotent."""
-        taken = self._world.mail.take(tx, ids, turn)
-        if taken and not tx.execute("SELECT 1 FROM turns WHERE id = ?", (turn,)).fetchone():
-            tx.execute(
-                "INSERT INTO turns (id, instance, session, continues, attempts, started_at) VALUES (?, ?, ?, ?, ?, ?)",
-                (turn, self._instance.id, self.key, cut.id if cut else None, attempts, self._world.clock.now()),
-            )
-            tx.append(TurnStarted(taken, cut.id if cut else None), instance=self._instance.id, session=self.key, turn=turn)
-        return taken
-
-    async def _outcome(self, turn: str, envelopes: Sequence[Envelope], *, continues: bool) -> Finished | Died:
+    async def _outcome(self, turn: Running, envelopes: Sequence[Envelope], *, continues: bool) -> Finished | Died:
         """Let the program work; whatever goes wrong is an outcome."""
         link: Link | None = None
         end: Finished | Died
         try:
             point("turn.start.after")
             async with self.life.holding() as link:
-                self._gone = False  # what went before it was awake did not touch this turn
+                turn.gone = False  # what went before it was awake did not touch this turn
                 end = await self._converse(link, turn, envelopes, continues=continues)
         except AegisError as error:
             await self._drop()
             if error.kind is ErrorKind.INTERRUPTED or not self._instance.enabled:
-                self._gone = True
+                turn.gone = True
             end = Finished(Outcome.FAILED, error=error.to_dict())
         except Exception as error:
-            _logger.exception("a defect in turn %s", turn)
+            _logger.exception("a defect in turn %s", turn.id)
             await self._drop()
             defect = AegisError(ErrorKind.INTERNAL, f"a defect in Aegis: {type(error).__name__}", "see `aegisd.log` in the home")
             end = Finished(Outcome.FAILED, error=defect.to_dict())
         if link is not None and link.closed.done():
-            self._gone = True  # the worker may hear of it before the instance's life does
+            turn.gone = True  # the worker may hear of it before the instance's life does
         return end
 
-    async def _converse(self, link: Link, turn: str, envelopes: Sequence[Envelope], *, continues: bool) -> Finished | Died:
-        conversation, events = await self._ready(link)
-        known = await self._known(envelopes) if continues else set()
-        messages = [Message(e.id, _framed(e)) for e in envelopes if e.id not in known]
-        if self._cancelled:  # the program heard nothing of the turn, so it could not be told of its end
+    async def _converse(self, link: Link, turn: Running, envelopes: Sequence[Envelope], *, continues: bool) -> Finished | Died:
+        messages = await self._messages(envelopes)
+        pump, opening = await self._ready(link, turn, messages if continues else [])
+        known: frozenset[str] = frozenset()
+        if continues:
+            known = opening.known if opening is not None and opening.known is not None else await self._known(envelopes)
+        messages = [message for message in messages if message.id not in known]
+        if opening is not None and opening.forgotten and messages:
+            messages.insert(0, Message(new_id("note"), _FORGOTTEN))
+        if turn.cancelled:  # the program heard nothing of the turn, so it could not be told of its end
             return Finished(Outcome.CANCELLED)
-        await conversation.send(turn, messages, continues=continues and bool(known))
+        pump.begin(turn)
+        await pump.conversation.send(turn.id, messages, continues=continues and bool(known))
         point("turn.sent")
-        async for event in events:
-            match event:
-                case Finished() | Died():
-                    if isinstance(event, Died):
-                        await self._drop()
-                    return event
-                case _:
-                    await self._note(turn, conversation, event)
-        await self._drop()
-        return Died(None, "")
+        return await turn.end
 
-    async def _note(self, turn: str, conversation: Conversation, event: Accepted | Acknowledged | Record | Happened) -> None:
-        """Put one thing that happened on record, in the order in which it did."""
-        store, mail = self._world.store, self._world.mail
-        place: dict[str, Any] = {"instance": self._instance.id, "session": self.key, "turn": turn}
-        match event:
-            case Happened(fact):
-                if fact.ephemeral:
-                    store.emit(fact, **place)
-                else:
-                    await store.write(lambda tx: tx.append(fact, **place))
-            case Record(n, message, facts):
+    async def _messages(self, envelopes: Sequence[Envelope]) -> list[Message]:
+        ids = [e.id for e in envelopes]
+        images = await self._world.mail.images(ids) if self._world.mail.image_sizes(ids) else {}
+        return [Message(e.id, _framed(e), images.get(e.id, [])) for e in envelopes]
 
-                def record(tx: Tx) -> None:
-                    memory.append(tx, **place, ts=self._world.clock.now(), message=message)
-                    if message.get("ids"):
-                        mail.injected(tx, message["ids"], **place)
-                    for fact in facts:
-                        tx.append(fact, **place)
+    async def _ready(self, link: Link, turn: Running, pending: list[Message]) -> tuple[Pump, Opening | None]:
+        """The conversation; started, and with what is known of its start, if it is not running."""
+        async with self._changing:
+            if self._pump is not None and (self._pump.over or (self.stale and self._pump.idle)):
+                await self._pump.close()
+            if self._pump is not None:
+                return self._pump, None
+            await self._make_room(self)
+            opening = Opening(self.life, self.key)
+            conversation = await opening.start(link, turn.id, pending)
+            self.stale = False
+            self._pump = Pump(self, self.life, conversation, keeps_memory=opening.keeps_memory)
+            self._pumps.add(self._pump)
+            return self._pump, opening
 
-                await store.write(record)
-                point("turn.message")
-                await conversation.committed(n)
-            case Accepted():
-                point("turn.injected")
-            case Acknowledged(ids):
-                await store.write(lambda tx: mail.acknowledged(tx, ids, **place))
+    async def _drop(self) -> None:
+        async with self._changing:
+            if self._pump is not None:
+                await self._pump.close()
 
-    def _verdict(self, end: Finished | Died, attempts: int) -> Finished:
-        """What the end of the program's work means for the turn."""
-        if self._cancelled:
-            return Finished(Outcome.CANCELLED, end.text if isinstance(end, Finished) else "")
-        if self._gone and not (isinstance(end, Finished) and end.outcome is Outcome.COMPLETED):
-            again = attempts < MAX_ATTEMPTS and self._instance.launch.on_interrupt == "resume"
-            message = "the sandbox was stopped in the middle of the turn"
-            return Finished(Outcome.INTERRUPTED, error={"error": message, "kind": ErrorKind.INTERRUPTED.value, "will_continue": again})
-        if isinstance(end, Finished):
-            return end
-        message = f"the agent's program died (exit {end.exit})" if end.exit is not None else "the agent's program went away"
-        error = AegisError(ErrorKind.FAILED, message, f"see `aegis logs {self._instance.handle}`", stderr=end.stderr[-4096:], exit=end.exit)
-        self.life.log.write(f"{message}: {one_line(end.stderr[-400:])}")
-        return Finished(Outcome.FAILED, error=error.to_dict())
+    async def _known(self, envelopes: Sequence[Envelope]) -> frozenset[str]:
+        """Which of the messages the program's memory holds already."""
+        box = await self._world.store.query(
+            lambda db: db.execute(
+                f"SELECT id FROM envelopes WHERE injected_at IS NOT NULL AND id IN ({', '.join('?' * len(envelopes))})",
+                [e.id for e in envelopes],
+            ).fetchall()
+        )
+        return frozenset(row[0] for row in box)
 
-    async def _close(self, turn: str, envelopes: Sequence[Envelope], end: Finished, ms: float) -> None:
-        """Write the end of the turn."""
-        await self._world.models.settled(self._instance, self.key)
+    async def _close(self, turn: Running, envelopes: Sequence[Envelope], end: Finished | Died) -> None:
+        """Write the end of a turn."""
+        world = self._world
+        await world.models.settled(self._instance, self.key)
+        final = verdict(turn, end, self._instance, self.life.log)
+        final = await limited(turn, final, world, self._instance, provider=self.provider)
+        if final.outcome is Outcome.COMPLETED:
+            await self._quietly(world.limits.worked(self.provider, turn.since))
+        ms = (world.clock.monotonic() - turn.began) * 1000
 
         def finish(tx: Tx) -> None:
             point("turn.finish.before")
-            close_turn(self._world, tx, turn, envelopes, end, ms=ms, instance=self._instance.id, session=self.key)
+            records.close_turn(world, tx, turn.id, envelopes, final, ms=ms, instance=self._instance.id, session=self.key)
 
         await self._written(finish)
-        self._world.store.emit(TurnPresence("idle"), instance=self._instance.id, session=self.key)
+        world.store.emit(TurnPresence("idle"), instance=self._instance.id, session=self.key)
+        if not records.will_continue(final):
+            await self._quietly(world.approvals.withdraw(instance=self._instance.id, session=self.key, reason="the turn is over"))
+
+    async def _quietly(self, work: Awaitable[object]) -> None:
+        """What a full disk may leave undone without harm to the turn."""
+        try:
+            await work
+        except AegisError as error:
+            _logger.warning("session %s of %s: %s", self.key, self._instance.handle, error.message)
 
     async def _written(self, fn: Callable[[Tx], T]) -> T:
         """Write the beginning or the end of a turn; with a disk that takes nothing, try again until it does.
@@ -280,86 +384,6 @@ class Session:
                 _logger.exception("a defect in the worker of session %s of %s", self.key, self._instance.handle)
             await self._world.clock.sleep(delay)
             delay = min(delay * 2, LAST_RETRY)
-
-    async def _ready(self, link: Link) -> tuple[Conversation, AsyncIterator[DriverEvent]]:
-        """The conversation, started with its memory if it is not running."""
-        if self._conversation is None or self._events is None:
-            launch, world = self._instance.launch, self._world
-            assert launch.driver is not None
-            assert launch.model is not None
-            spec = ConversationSpec(
-                session=self.key,
-                model=launch.model,
-                dialect=world.models.dialect(self._instance),
-                system=launch.system,
-                history=await memory.history(world.store, self._instance.id, self.key),
-                permission=launch.permission,
-                limits=launch.turn,
-                env={"AEGIS_TOKEN": self._instance.token},
-            )
-            self._conversation = await world.drivers[launch.driver].start(link, spec)
-            self._events = self._conversation.events()
-        return self._conversation, self._events
-
-    async def _drop(self) -> None:
-        conversation, self._conversation, self._events = self._conversation, None, None
-        if conversation is not None:
-            with contextlib.suppress(AegisError):
-                await conversation.close()
-
-    async def _known(self, envelopes: Sequence[Envelope]) -> set[str]:
-        """Which of the messages the conversation's memory holds already."""
-        box = await self._world.store.query(
-            lambda db: db.execute(
-                f"SELECT id FROM envelopes WHERE injected_at IS NOT NULL AND id IN ({', '.join('?' * len(envelopes))})",
-                [e.id for e in envelopes],
-            ).fetchall()
-        )
-        return {row[0] for row in box}
-
-
-def close_turn(
-    world: World, tx: Tx, turn: str, envelopes: Sequence[Envelope], end: Finished, *, ms: float, instance: str, session: str
-) -> None:
-    """The last rows of a turn: its outcome, its totals, its one terminal event, its envelopes done (unless it is to be continued).
-
-    Idempotent: a turn that has ended stays as it is.
-    """
-    ended = "UPDATE turns SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL"
-    if not tx.execute(ended, (world.clock.now(), end.outcome, turn)).rowcount:
-        return
-    used = world.models.totals(tx, turn=turn)
-    tx.append(
-        TurnFinished(
-            end.outcome,
-            [e.id for e in envelopes],
-            end.text,
-            end.error,
-            reply_to=[e.msg_id for e in envelopes if e.msg_id],
-            input=used["input"],
-            output=used["output"],
-            cached=used["cached"],
-            cost_usd=used["cost_usd"],
-            rounds=end.rounds or used["calls"],
-            ms=round(ms, 3),
-        ),
-        instance=instance,
-        session=session,
-        turn=turn,
-    )
-    if not (end.error and end.error.get("will_continue")):
-        reason = str((end.error or {}).get("error") or end.outcome)
-        world.mail.done(tx, turn, reason, instance=instance, session=session)
-
-
-def _portion(envelopes: list[Envelope]) -> list[Envelope]:
-    """As many of the waiting envelopes as one turn takes: at least one."""
-    total = 0
-    for count, envelope in enumerate(envelopes):
-        total += len(envelope.text)
-        if count and total > _TURN_TEXT:
-            return envelopes[:count]
-    return envelopes
 
 
 def _framed(envelope: Envelope) -> str:

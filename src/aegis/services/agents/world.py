@@ -11,12 +11,16 @@ from aegis.core.errors import AegisError, ErrorKind
 
 if TYPE_CHECKING:
     from aegis.core.clock import Clock
-    from aegis.drivers import Driver
+    from aegis.core.dialects import Dialect
+    from aegis.core.events import Usage
+    from aegis.drivers import Answer, Asked, Driver
     from aegis.sandboxes import SandboxKind
     from aegis.sandboxes.link import Channel
-    from aegis.services.agents.model import Instance
+    from aegis.services.agents.logins import Logins
+    from aegis.services.agents.model import Instance, Launch
     from aegis.services.agents.registry import Registry
     from aegis.services.gate import Gate
+    from aegis.services.limits import ProviderLimits
     from aegis.services.mail import Mail
     from aegis.store import Store, Tx
 
@@ -25,15 +29,51 @@ if TYPE_CHECKING:
 BALLAST: Final = "ballast"
 
 
+class LimitHit(Protocol):
+    """A limit of a provider that a model call ran into."""
+
+    @property
+    def provider(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def resets_at(self) -> float | None:
+        """When it gives more again, in wall seconds, where it told that."""
+        ...
+
+    @property
+    def message(self) -> str:
+        """What it said."""
+        ...
+
+
 class ModelPlane(Protocol):
     """Where model calls of an instance go."""
 
-    def dialect(self, instance: Instance) -> str:
-        """The dialect that the instance's model is spoken to in: `anthropic` or `openai`."""
+    def dialects(self, instance: Instance) -> frozenset[Dialect]:
+        """The dialects that the instance's provider speaks."""
         ...
 
-    async def serve(self, channel: Channel, instance: Instance, turn_of: Callable[[str | None], str | None]) -> None:
-        """Serve one connection to the model endpoint; `turn_of(session)` names the running turn that a call belongs to."""
+    def dialect(self, instance: Instance) -> Dialect:
+        """The one that Aegis's own agent speaks to the instance's model."""
+        ...
+
+    async def serve(
+        self,
+        channel: Channel,
+        instance: Instance,
+        turn_of: Callable[[str | None], str | None],
+        models: Callable[[], tuple[str, ...]] = ...,
+    ) -> None:
+        """Serve one connection to the model endpoint.
+
+        `turn_of(session)` names the running turn that a call belongs to; `models()` the models that sessions were switched to.
+        """
+        ...
+
+    def check_model(self, instance: Instance, model: str) -> str:
+        """The full name of a model that a session of the instance may be switched to. Raises AegisError (NOT_FOUND, USAGE)."""
         ...
 
     def totals(self, tx: Any, *, turn: str | None = None, instance: str | None = None) -> dict[str, Any]:
@@ -46,6 +86,67 @@ class ModelPlane(Protocol):
 
     async def settled(self, instance: Instance, session: str) -> None:
         """Return when every call of that session which has ended is recorded."""
+        ...
+
+    def limit_of(self, turn: str) -> LimitHit | None:
+        """The provider's limit that a call of this turn ran into."""
+        ...
+
+    async def tell(self, instance: Instance, session: str, turn: str | None, usage: Usage) -> None:
+        """Record what a program told of its use, where nothing else knows it."""
+        ...
+
+
+class Pending(Protocol):
+    """A request for leave that a person is to answer."""
+
+    @property
+    def id(self) -> str:
+        """Our name for it."""
+        ...
+
+    async def verdict(self) -> Answer:
+        """The person's answer, once it is there."""
+        ...
+
+
+class Approvals(Protocol):
+    """Where requests for leave wait for a person."""
+
+    async def ask(self, *, instance: str, session: str, turn: str, request: Asked) -> Pending:
+        """Put a request on record; durable when it returns."""
+        ...
+
+    async def withdraw(self, *, instance: str, session: str, reason: str, driver_id: str | None = None) -> None:
+        """All open ones of a session, or the one that the driver calls so, want no answer any more."""
+        ...
+
+    async def delivered(self, approval_id: str) -> None:
+        """The program has the answer."""
+        ...
+
+    def open(self, instance: str) -> int:
+        """How many of an instance wait for a person."""
+        ...
+
+    def forget(self, tx: Tx, instance: str) -> None:
+        """Remove everything of a deleted instance."""
+        ...
+
+
+class Egress(Protocol):
+    """The way out of a sandbox."""
+
+    async def serve(self, channel: Channel, instance: Instance) -> None:
+        """Serve one connection of a program to the proxy inside."""
+        ...
+
+    async def environment(self, launch: Launch) -> dict[str, str]:
+        """What programs inside need in their environment beyond the proxy itself."""
+        ...
+
+    def forget(self, tx: Tx, instance: str) -> None:
+        """Remove everything of a deleted instance."""
         ...
 
 
@@ -62,6 +163,10 @@ class World:
     models: ModelPlane
     kinds: Mapping[str, SandboxKind]
     drivers: Mapping[str, Driver]
+    limits: ProviderLimits
+    approvals: Approvals
+    egress: Egress
+    logins: Logins
     #: The value of a secret, for the environment of a sandbox that a person exposed it to; None when it is not stored.
     reveal: Callable[[str], Awaitable[str | None]]
 

@@ -21,11 +21,13 @@ from aegis.core.errors import AegisError, ErrorKind
 _MOST_KEYS: Final = 1000
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _KEY: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.S)
+#: What the answer may be at most, in the words of three dialects.
+_LIMITS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _ANY: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a body asks for. `start` and `end` are where the value of `model` stands, its quotes included."""
+    """What a body asks for. `start` and `end` are where the value of `model` stands, its quotes included; 0 where it has none."""
 
     model: str
     stream: bool
@@ -36,12 +38,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 def read(body: bytes) -> Asked:
     """Read a body. Raises AegisError(USAGE) when it is not one JSON object with a `model`, or is ambiguous about it."""
-    try:
-        values = _ANY.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise _bad(f"the body is not a JSON object: {str(error)[:200]}") from None
-    if len(values) > _MOST_KEYS:
-        raise _bad("the body has too many keys")
+    values = _values(body)
     if "model" not in values:
         raise _bad("the body names no `model`")
     for key in values:
@@ -51,13 +48,44 @@ def read(body: bytes) -> Asked:
     if not isinstance(model, str):
         raise _bad("`model` is not a string")
     start, end = _span(body, values)
-    limit = _decoded(values.get("max_completion_tokens", values.get("max_tokens")))
+    if _decoded(values.get("background")) is True:
+        raise _bad("`background` is not accepted: what such an answer uses would be told to nobody")
+    limit = next((_decoded(values[key]) for key in _LIMITS if key in values), None)
     return Asked(model, _decoded(values.get("stream")) is True, limit if type(limit) is int else None, start, end)
+
+
+def read_without_model(body: bytes, model: str, *, stream: bool) -> Asked:
+    """Read a body whose model stands in the path. Raises AegisError(USAGE) when it is not one JSON object, or names a model too."""
+    values = _values(body)
+    for key in values:
+        if key.lower() in ("model", "models"):
+            raise _bad(f"the key `{key}` is not accepted: the path names the model")
+    try:
+        config = msgspec.json.decode(values.get("generationConfig", b"{}"), type=_Generation)
+    except (msgspec.MsgspecError, RecursionError):
+        config = _Generation()
+    return Asked(model, stream, config.max, 0, 0)
 
 
 def with_model(body: bytes, asked: Asked, model: str) -> bytes:
     """`body` with `model` in the place of the one it asked for, all other bytes as they were."""
+    if not asked.end:
+        return body
     return b"".join((body[: asked.start], msgspec.json.encode(model), body[asked.end :]))
+
+
+class _Generation(msgspec.Struct):
+    max: int | None = msgspec.field(default=None, name="maxOutputTokens")
+
+
+def _values(body: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        values = _ANY.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise _bad(f"the body is not a JSON object: {str(error)[:200]}") from None
+    if len(values) > _MOST_KEYS:
+        raise _bad("the body has too many keys")
+    return values
 
 
 def _span(body: bytes, values: dict[str, msgspec.Raw]) -> tuple[int, int]:

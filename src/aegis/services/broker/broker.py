@@ -4,42 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 from aegis.core.clock import Clock, SystemClock
 from aegis.core.errors import AegisError
 from aegis.core.ids import new_id
-from aegis.core.text import one_line
-from aegis.models import Dialect, ModelRequest, ModelResponse, Provider, Usage
-from aegis.models.errors import error_body, error_event, resets_at
+from aegis.models import Dialect, Usage
+from aegis.models.errors import error_body
 from aegis.models.prices import cost
-from aegis.models.usage import observe
-from aegis.services.broker.asking import asked_for, check_token, chosen, guess, models
-from aegis.services.broker.body import Asked, with_model
+from aegis.services.broker.asking import asked_for, check_token, chosen, models
 from aegis.services.broker.connection import MAX_BODY, Connection, Gone, Refused, Request
-from aegis.services.broker.model import BrokerClient, ByteChannel, Call
-from aegis.services.broker.refusals import NO_RETRY, Refusal, from_error
+from aegis.services.broker.forwarding import LimitMet, forward
+from aegis.services.broker.job import Job, trace
+from aegis.services.broker.model import BrokerClient, ByteChannel, Call, LimitHit
+from aegis.services.broker.refusals import Refusal, from_error, from_limit
+from aegis.services.broker.routes import Route, guess, route
+from aegis.services.broker.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    from aegis.models import Provider
+    from aegis.services.broker.body import Asked
+
 _log = logging.getLogger(__name__)
 
-#: Path of a request -> its dialect and the path at the provider.
-_ROUTES: Final[dict[str, tuple[Dialect, str]]] = {
-    "/v1/messages": ("anthropic", "/v1/messages"),
-    "/v1/messages/count_tokens": ("anthropic", "/v1/messages/count_tokens"),
-    "/v1/chat/completions": ("openai", "/chat/completions"),
-    "/chat/completions": ("openai", "/chat/completions"),
-}
 _JSON: Final = ("content-type", "application/json")
-_FORWARDED: Final = frozenset(
-    {"content-type", "content-length", "cache-control", "request-id", "x-request-id", "retry-after", "retry-after-ms", "x-should-retry"}
-)
-_FORWARDED_PREFIXES: Final = ("anthropic-ratelimit-", "x-ratelimit-")
 #: The most bytes of requests that are kept for one instance at a time.
 _MAX_HELD: Final = 2 * MAX_BODY
+
+
+async def _nobody(call: Call, hit: LimitHit) -> None:
+    """Told of a limit when nobody else is."""
 
 
 class Broker:
@@ -50,6 +46,8 @@ class Broker:
         secret: a secret's value by its name, or None. `Secrets.reveal_for_broker` fits.
         admit: asked before anything leaves the machine; raises AegisError to refuse. Returns when its record is on disk.
         record: told exactly once how each call ended, refused ones included; awaited before the answer ends.
+        held: until when (wall seconds) a provider is not to be asked, None when it may be.
+        limited: told of a provider's limit that lasts, before the program is.
     """
 
     def __init__(
@@ -59,13 +57,15 @@ class Broker:
         secret: Callable[[str], Awaitable[str | None]],
         admit: Callable[[Call], Awaitable[None]],
         record: Callable[[Call], Awaitable[None]],
+        held: Callable[[str], float | None] = lambda provider: None,
+        limited: Callable[[Call, LimitHit], Awaitable[None]] = _nobody,
         clock: Clock | None = None,
     ) -> None:
-        self._provider = provider
-        self._secret = secret
-        self._admit = admit
-        self._record = record
         self._clock = clock or SystemClock()
+        self._provider = provider
+        self._upstream = Upstream(provider=provider, secret=secret, admit=admit, held=held)
+        self._record = record
+        self._limited = limited
         self._held: dict[str, int] = {}
         self._recording: set[asyncio.Task[None]] = set()
 
@@ -96,11 +96,11 @@ class Broker:
                 await self._answer(connection, request, client)
                 give_back()
         except Refused as refused:
-            await self._refuse_unread(connection, refused)
+            await _refuse_unread(connection, refused)
         except Gone:
             pass
         except Exception as error:
-            _log.error("model channel of %s failed: %s", client.instance, _trace(error))
+            _log.error("model channel of %s failed: %s", client.instance, trace(error))
         finally:
             give_back()
             await connection.close()
@@ -113,174 +113,119 @@ class Broker:
     # -- one request --
 
     async def _answer(self, connection: Connection, request: Request, client: BrokerClient) -> None:
-        dialect, path = _ROUTES.get(request.path) or (guess(request), "")
+        found: Route | None = None
         try:
-            if request.path == "/" and request.method in ("GET", "HEAD"):
+            found = _found(request, client)
+            if found.kind == "alive":
                 await connection.respond(200, [_JSON], b"" if request.method == "HEAD" else b"{}")
                 return
-            check_token(request, client)
-            if request.path in ("/v1/models", "/models") and request.method == "GET":
-                await connection.respond(200, [_JSON], models(client))
+            if found.kind == "models":
+                await connection.respond(200, [_JSON], models(client, found))
                 return
-            if not path or request.method != "POST":
-                raise Refusal(404, f"there is no {request.method} {one_line(request.path, 100)} here")
-            asked = asked_for(request.body)
+            asked = asked_for(found, request.body)
         except Refusal as refusal:
-            await _refuse(connection, dialect, refusal)
+            await _refuse(connection, found.dialect if found else guess(request), refusal)
             return
-        call = self._call(client, request, dialect, path, asked)
-        started = self._clock.monotonic()
+        call = self._call(client, request, found, asked)
+        job = Job(client=client, route=found, request=request, asked=asked, call=call, started=self._clock.monotonic())
         try:
-            await _unless_gone(connection, self._carry(connection, client, request, asked, call))
+            await _unless_gone(connection, self._carry(connection, job))
         finally:
             if call.outcome == "running":
                 call.outcome = "cancelled"
-            await self._settle(call, started)
+            await self._settle(job)
 
-    def _call(self, client: BrokerClient, request: Request, dialect: Dialect, path: str, asked: Asked) -> Call:
+    def _call(self, client: BrokerClient, request: Request, found: Route, asked: Asked) -> Call:
         return Call(
             id=new_id("call"),
             instance=client.instance,
-            session=client.session_of(request.headers.get("x-aegis-session")),
+            session=client.session_of(found.session),
             model=chosen(client, asked.model) or asked.model,
-            dialect=dialect,
-            path=path,
+            dialect=found.dialect,
+            path=found.path,
             stream=asked.stream,
+            counts_only=found.kind == "count",
+            source="broker" if client.replay is None else "replayed",
             input_estimate=max(1, len(request.body) // 4),
             max_tokens=asked.max_tokens,
             started_at=self._clock.now(),
         )
 
-    async def _carry(self, connection: Connection, client: BrokerClient, request: Request, asked: Asked, call: Call) -> None:
+    async def _carry(self, connection: Connection, job: Job) -> None:
         """Make the call and send its answer, or an error."""
-        started = self._clock.monotonic()
+        call = job.call
         try:
-            response = await self._ask(client, request, asked, call)
+            response = await self._upstream.ask(job)
         except Refusal as refusal:
             call.outcome = "refused"
-            await self._decline(connection, call, started, refusal)
+            await self._decline(connection, job, refusal)
             return
         except AegisError as error:
             call.outcome = "failed"
             if error.data.get("sent") is False:
                 call.usage = Usage()  # nothing reached the provider
-            await self._decline(connection, call, started, from_error(error))
+            await self._decline(connection, job, from_error(error))
             return
         except Exception as error:
-            _log.error("model call %s of %s failed: %s", call.id, call.instance, _trace(error))
-            call.outcome = "failed"
-            await self._decline(connection, call, started, Refusal(500, "a defect of Aegis; the daemon's log says where"))
+            await self._defect(connection, job, error)
             return
         try:
-            await self._forward(connection, response, call, started)
+            await forward(connection, response, job, self._clock, self._settle)
+        except LimitMet as met:
+            call.outcome, call.limit = "failed", met.hit
+            await self._tell_of_limit(call, met.hit)
+            await self._decline(connection, job, from_limit(met.hit, met.said))
+        except Refusal as refusal:
+            call.outcome = "failed"
+            await self._decline(connection, job, refusal)
         finally:
             await response.aclose()
 
-    async def _decline(self, connection: Connection, call: Call, started: float, refusal: Refusal) -> None:
-        call.status, call.error = refusal.status, refusal.message
-        await self._settle(call, started)
-        await _refuse(connection, call.dialect, refusal)
+    async def _decline(self, connection: Connection, job: Job, refusal: Refusal) -> None:
+        job.call.status, job.call.error = refusal.status, refusal.message
+        await self._settle(job)
+        await _refuse(connection, job.call.dialect, refusal)
 
-    async def _ask(self, client: BrokerClient, request: Request, asked: Asked, call: Call) -> ModelResponse:
-        """The provider's answer. Raises Refusal where Aegis says no, AegisError where the provider gave no answer."""
-        if chosen(client, asked.model) is None:
-            names = ", ".join(f"`{name}`" for name in (client.model, *client.models))
-            raise Refusal(403, f"the model `{one_line(asked.model, 100)}` is not this agent's; allowed: {names}")
-        provider_name, _, model = call.model.partition("/")
+    async def _defect(self, connection: Connection, job: Job, error: Exception) -> None:
+        _log.error("model call %s of %s failed: %s", job.call.id, job.call.instance, trace(error))
+        job.call.outcome = "failed"
+        await self._decline(connection, job, Refusal(500, "a defect of Aegis; the daemon's log says where"))
+
+    async def _tell_of_limit(self, call: Call, hit: LimitHit) -> None:
+        """Let every agent of the provider be held. A limit that is only replayed holds nobody."""
+        if call.source != "broker":
+            return
         try:
-            provider = self._provider(provider_name)
-            if call.dialect not in provider.dialects:
-                spoken = ", ".join(sorted(provider.dialects))
-                raise Refusal(400, f"model provider `{provider_name}` speaks the dialect {spoken}, and this request is in {call.dialect}")
-            await self._admit(call)
-            call.admitted = True
-            credential = await self._credential(provider)
-        except AegisError as error:
-            raise from_error(error) from None
-        query = "?beta=true" if call.dialect == "anthropic" and request.query == "beta=true" else ""
-        return await provider.stream(
-            ModelRequest(
-                dialect=call.dialect,
-                path=call.path + query,
-                headers=tuple((name, value) for name, value in request.headers.items() if name not in ("authorization", "x-api-key")),
-                body=with_model(request.body, asked, model),
-                model=model,
-            ),
-            credential,
-        )
-
-    async def _credential(self, provider: Provider) -> str | None:
-        if provider.secret is None:
-            return None
-        value = await self._secret(provider.secret)
-        if not value:
-            message = (
-                f"there is no key for model provider `{provider.name}`: store one on the host with `aegis secret set {provider.secret}`; "
-                "`aegis doctor` shows which models are ready"
-            )
-            raise Refusal(401, message, headers=(NO_RETRY,))
-        return value
-
-    async def _forward(self, connection: Connection, response: ModelResponse, call: Call, started: float) -> None:
-        """Send the answer as it arrives. An answer that breaks off ends with an error that the program can read."""
-        kind = response.header("content-type")
-        observer = observe(call.dialect, kind)
-        streamed = (kind or "").startswith("text/event-stream")
-        call.status = response.status
-        tail = b"\n\n"
-        await connection.start(response.status, self._head(response))
-        try:
-            async for data in response.body:
-                if call.first_byte_ms is None:
-                    call.first_byte_ms = (self._clock.monotonic() - started) * 1000
-                observer.feed(data)
-                tail = (tail + data[-4:])[-4:]
-                await connection.send(data)
-            call.outcome = "completed" if response.status < 400 else "failed"
-        except AegisError as error:
-            call.outcome, call.error = "failed", error.message
-            if not streamed or not tail.endswith((b"\n\n", b"\r\n\r\n")):
-                raise Gone from None  # half an answer or half an event must not look whole: the connection breaks off too
-            await connection.send(error_event(call.dialect, error.message))
-        finally:
-            unbilled = response.status >= 400 or call.path.endswith("/count_tokens")
-            call.usage = Usage() if unbilled else observer.usage()
-        await self._settle(call, started)
-        await connection.finish()
-
-    def _head(self, response: ModelResponse) -> list[tuple[str, str]]:
-        encoded = response.header("content-encoding") not in (None, "identity")
-        headers = [
-            (name, value)
-            for name, value in response.headers
-            if (name in _FORWARDED or name.startswith(_FORWARDED_PREFIXES)) and not (encoded and name == "content-length")
-        ]
-        if response.status == 429:
-            headers.append(("x-aegis-limit", "provider"))
-            moment = resets_at(response.headers, self._clock.now())
-            if moment is not None:
-                headers.append(("x-aegis-resets-at", str(int(moment))))
-        return headers
+            await self._limited(call, hit)
+        except Exception as error:
+            _log.error("the limit that model call %s of %s met could not be kept: %s", call.id, call.instance, trace(error))
 
     # -- the end of a call --
 
-    async def _settle(self, call: Call, started: float) -> None:
+    async def _settle(self, job: Job) -> None:
         """Fill in what the call used and have it recorded, once, also when the caller is cancelled meanwhile."""
+        call = job.call
         if call.ms:
             return
-        call.ms = max(0.001, (self._clock.monotonic() - started) * 1000)
+        call.ms = max(0.001, (self._clock.monotonic() - job.started) * 1000)
         if call.usage is not None:
-            call.cost_usd = cost(call.model, call.usage, free=self._is_free(call.model))
-        task = asyncio.ensure_future(self._recorded(call))
+            call.cost_usd = cost(call.model, call.usage, free=call.source == "replayed" or self._is_free(call.model))
+        task = asyncio.ensure_future(self._recorded(job))
         self._recording.add(task)
         task.add_done_callback(self._recording.discard)
         await asyncio.shield(task)
 
-    async def _recorded(self, call: Call) -> None:
+    async def _recorded(self, job: Job) -> None:
+        call = job.call
+        try:
+            if job.take is not None:
+                await job.take.end()
+        except Exception as error:
+            _log.error("model call %s of %s is missing in its recording: %s", call.id, call.instance, trace(error))
         try:
             await self._record(call)
         except Exception as error:
-            _log.error("model call %s of %s could not be recorded: %s", call.id, call.instance, _trace(error))
+            _log.error("model call %s of %s could not be recorded: %s", call.id, call.instance, trace(error))
 
     def _is_free(self, model: str) -> bool:
         try:
@@ -288,13 +233,17 @@ class Broker:
         except AegisError:
             return False
 
-    async def _refuse_unread(self, connection: Connection, refused: Refused) -> None:
-        """Answer a request that could not be read; its dialect is not known."""
-        try:
-            body = error_body("anthropic", refused.message, status=refused.status)
-            await connection.respond(refused.status, [_JSON, ("connection", "close")], body)
-        except Exception:
-            return
+
+def _found(request: Request, client: BrokerClient) -> Route:
+    """What a request asks for. Raises Refusal; without the token that says nothing about what there is."""
+    try:
+        found = route(request)
+    except Refusal:
+        check_token(request, client)
+        raise
+    if found.kind != "alive":
+        check_token(request, client)
+    return found
 
 
 async def _unless_gone(connection: Connection, work: Coroutine[Any, Any, None]) -> None:
@@ -317,7 +266,11 @@ async def _refuse(connection: Connection, dialect: Dialect, refusal: Refusal) ->
     await connection.respond(refusal.status, [_JSON, *refusal.headers], refusal.body(dialect))
 
 
-def _trace(error: BaseException) -> str:
-    """Where an error came from, without its text, which might quote what must not be logged."""
-    frames = "; ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__))
-    return f"{type(error).__name__} at {frames}"
+async def _refuse_unread(connection: Connection, refused: Refused) -> None:
+    """Answer a request that could not be read, in the dialect that its head speaks of."""
+    dialect: Dialect = guess(refused.request) if refused.request is not None else "anthropic"
+    try:
+        body = error_body(dialect, refused.message, status=refused.status)
+        await connection.respond(refused.status, [_JSON, ("connection", "close")], body)
+    except Exception:
+        return

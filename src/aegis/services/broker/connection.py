@@ -36,6 +36,8 @@ class Refused(Exception):
         super().__init__(message)
         self.status = status
         self.message = message
+        #: Its head, where that could be read.
+        self.request: Request | None = None
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -55,17 +57,25 @@ class Connection:
         self._channel = channel
         self._take = take
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
+        self._head: h11.Request | None = None  # of the newest request
         self._reading: asyncio.Task[bytes] | None = None
         self._early = bytearray()
         self._ended = False
 
     async def request(self) -> Request | None:
         """The next request, or None when the client has ended. Raises Refused."""
+        self._head = None
+        try:
+            return await self._request()
+        except Refused as refused:
+            refused.request = _request(self._head, b"") if self._head is not None else None
+            raise
+
+    async def _request(self) -> Request | None:
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
         if self._h11.our_state is not h11.IDLE:
             return None
-        head: h11.Request | None = None
         parts: list[bytes] = []
         size = 0
         while True:
@@ -76,7 +86,7 @@ class Connection:
                     return None
                 raise Refused(error.error_status_hint, f"not HTTP: {error}") from None
             if isinstance(event, h11.Request):
-                head = event
+                self._head = event
                 _check_head(event)
             elif isinstance(event, h11.Data):
                 size += len(event.data)
@@ -86,8 +96,8 @@ class Connection:
                     raise Refused(429, "too many large requests of this agent are under way")
                 parts.append(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
-                assert head is not None  # h11's order of events
-                return _request(head, b"".join(parts))
+                assert self._head is not None  # h11's order of events
+                return _request(self._head, b"".join(parts))
             elif event is h11.NEED_DATA:
                 if self._h11.they_are_waiting_for_100_continue:
                     await self._write(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
@@ -197,7 +207,7 @@ def _check_head(head: h11.Request) -> None:
         if name == b"content-length" and int(value) > MAX_BODY:
             raise Refused(413, f"the body is over {MAX_BODY} bytes")
         if name == b"content-encoding" and value.lower() != b"identity":
-            raise Refused(415, "compressed bodies are not accepted")
+            raise Refused(415, "compressed bodies are not accepted; send the body as it is, without content-encoding")
 
 
 def _request(head: h11.Request, body: bytes) -> Request:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aegis.core.events import Usage
+from aegis.models import Usage as Tokens
 
 if TYPE_CHECKING:
     from aegis.core.clock import Clock
     from aegis.services.broker.model import Call
     from aegis.store import Store, Tx
+
+
+class _Entry(NamedTuple):
+    """One row. `adds`: it counts in the totals; `told`: subscribers learn of it."""
+
+    instance: str
+    session: str | None
+    turn: str | None
+    model: str
+    status: int
+    tokens: tuple[int, int, int, int]  # input, output, cached, written to the cache
+    cost: float | None
+    ms: float
+    first_byte_ms: float | None
+    source: str
+    adds: bool
+    told: bool
 
 
 class Ledger:
@@ -20,27 +38,74 @@ class Ledger:
         self._clock = clock
 
     async def record(self, call: Call, turn: str | None) -> None:
-        """Write one call down; with a turn, its subscribers learn of it."""
-        usage = call.usage
-        tokens = (usage.input, usage.output, usage.cached, usage.cache_written) if usage else (0, 0, 0, 0)
-        cost = call.cost_usd if call.outcome != "refused" else 0.0
+        """Write one call down; with a turn, its subscribers learn of it. A count of tokens is written down and adds to nothing."""
+        usage = call.usage or Tokens()
+        entry = _Entry(
+            instance=call.instance,
+            session=call.session,
+            turn=None if call.counts_only else turn,
+            model=call.model,
+            status=call.status,
+            tokens=(usage.input, usage.output, usage.cached, usage.cache_written),
+            cost=call.cost_usd if call.outcome != "refused" else 0.0,
+            ms=call.ms,
+            first_byte_ms=call.first_byte_ms,
+            source=call.source,
+            adds=not call.counts_only,
+            told=call.usage is not None and not call.counts_only,
+        )
+        await self._write(entry)
+
+    async def tell(self, instance: str, session: str, turn: str | None, usage: Usage) -> None:
+        """Write down what a program tells of a call that nobody else saw."""
+        entry = _Entry(
+            instance=instance,
+            session=session,
+            turn=turn,
+            model=usage.model,
+            status=200,
+            tokens=(usage.input, usage.output, usage.cached, usage.cache_written),
+            cost=usage.cost_usd,
+            ms=usage.ms,
+            first_byte_ms=None,
+            source="program",
+            adds=True,
+            told=True,
+        )
+        await self._write(entry)
+
+    async def _write(self, entry: _Entry) -> None:
+        tokens, cost = entry.tokens, entry.cost
 
         def store(tx: Tx) -> None:
             tx.execute(
-                "INSERT INTO model_calls (ts, instance, session, turn, model, status, input, output, cached, cache_written, cost_usd, ms) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (self._clock.now(), call.instance, call.session, turn, call.model, call.status, *tokens, cost, call.ms),
+                "INSERT INTO model_calls (ts, instance, session, turn, model, status, input, output, cached, cache_written, cost_usd, ms, "
+                "source, first_byte_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    self._clock.now(),
+                    entry.instance,
+                    entry.session,
+                    entry.turn,
+                    entry.model,
+                    entry.status,
+                    *tokens,
+                    cost,
+                    entry.ms,
+                    entry.source,
+                    entry.first_byte_ms,
+                ),
             )
-            tx.execute(
-                "INSERT INTO model_totals (instance, calls, input, output, cached, cost_usd, unpriced) VALUES (?, 1, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (instance) DO UPDATE SET calls = model_totals.calls + 1, input = model_totals.input + excluded.input, "
-                "output = model_totals.output + excluded.output, cached = model_totals.cached + excluded.cached, "
-                "cost_usd = model_totals.cost_usd + excluded.cost_usd, unpriced = model_totals.unpriced + excluded.unpriced",
-                (call.instance, *tokens[:3], cost or 0.0, int(cost is None)),
-            )
-            if usage is not None:
-                fact = Usage(call.model, usage.input, usage.output, usage.cached, usage.cache_written, cost, round(call.ms, 3))
-                tx.append(fact, instance=call.instance, session=call.session, turn=turn)
+            if entry.adds:
+                tx.execute(
+                    "INSERT INTO model_totals (instance, calls, input, output, cached, cost_usd, unpriced) VALUES (?, 1, ?, ?, ?, ?, ?) "
+                    "ON CONFLICT (instance) DO UPDATE SET calls = model_totals.calls + 1, input = model_totals.input + excluded.input, "
+                    "output = model_totals.output + excluded.output, cached = model_totals.cached + excluded.cached, "
+                    "cost_usd = model_totals.cost_usd + excluded.cost_usd, unpriced = model_totals.unpriced + excluded.unpriced",
+                    (entry.instance, *tokens[:3], cost or 0.0, int(cost is None)),
+                )
+            if entry.told:
+                fact = Usage(entry.model, *tokens, cost, round(entry.ms, 3), entry.source)
+                tx.append(fact, instance=entry.instance, session=entry.session, turn=entry.turn)
 
         await self._store.write(store)
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aegis.models import Dialect, Usage
+    from aegis.services.broker.recording import Recorder
+    from aegis.services.broker.replaying import Player
 
 
 class ByteChannel(Protocol):
@@ -38,23 +40,45 @@ def as_named(name: str | None) -> str | None:
     return name
 
 
+def none_else() -> tuple[str, ...]:
+    """No further models."""
+    return ()
+
+
+class LimitHit(msgspec.Struct, frozen=True):
+    """A provider gives no more for now. `resets_at` is wall time, seconds; None where it does not say."""
+
+    provider: str
+    resets_at: float | None
+    message: str
+
+
 @dataclass(kw_only=True)
 class BrokerClient:
     """An instance as the broker sees it: the principal of every call on its tether. The wiring may change it while it lives.
 
-    `token` is what programs inside must present; it opens nothing outside the sandbox. `models` are full names that may be
-    used besides `model`. `session_of` turns the `x-aegis-session` header (None when absent) into a session of this
-    instance, or None; what it returns is what is recorded.
+    `token` is what programs inside must present; it opens nothing outside the sandbox. `models` gives the full names that may
+    be used besides `model`. `session_of` turns the session that a request names (None when it names none) into a session of
+    this instance, or None; what it returns is what is recorded. With `replay` no provider is asked; `record` keeps what one
+    answered.
     """
 
     instance: str
     token: str
     model: str
-    models: tuple[str, ...] = ()
+    models: Callable[[], tuple[str, ...]] = none_else
     session_of: Callable[[str | None], str | None] = as_named
+    record: Recorder | None = None
+    replay: Player | None = None
+
+    @property
+    def allowed(self) -> list[str]:
+        """Every model it may use, its own first."""
+        return list(dict.fromkeys((self.model, *self.models())))
 
 
 Outcome = Literal["running", "completed", "failed", "refused", "cancelled"]
+Source = Literal["broker", "replayed", "program"]
 
 
 class Call(msgspec.Struct, kw_only=True):
@@ -72,8 +96,10 @@ class Call(msgspec.Struct, kw_only=True):
     session: str | None
     model: str  # full name
     dialect: Dialect
-    path: str
+    path: str  # at the provider; `{model}` stands for the model where the path names it
     stream: bool
+    counts_only: bool = False  # asked for the number of tokens of a prompt: no turn of the model's
+    source: Source = "broker"  # `replayed`: answered from a recording, so that nothing was used
     input_estimate: int  # tokens, by length of the body; for reservations
     max_tokens: int | None  # what the program allowed the answer
     started_at: float  # wall time, seconds
@@ -84,4 +110,5 @@ class Call(msgspec.Struct, kw_only=True):
     cost_usd: float | None = None
     ms: float = 0.0  # from the complete request to the last byte
     first_byte_ms: float | None = None  # to the first byte of the answer's body
+    limit: LimitHit | None = None  # the provider's, which this call met
     error: str = ""  # for people; never a credential

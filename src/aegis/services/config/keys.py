@@ -10,12 +10,19 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
-from aegis.drivers import AgentLimits
+from aegis.core.dialects import Dialect
+from aegis.drivers import AgentLimits, Permission
 from aegis.sandboxes import Limits, SandboxName
 from aegis.services.config import kinds as k
+from aegis.services.config.reach import EgressRules, McpServers
 
 #: No user info: credentials are secrets. Nothing that turns the path of a call into something else, or is not seen when shown.
 _URL: Final = re.compile(r"https?://[A-Za-z0-9\[](?:(?![@?#\\])[!-~]){0,500}")
+
+
+#: How hard to think, and a mode: words of the program, which knows them itself.
+_WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_WITHOUT_VARIABLE: Final = (k.Mounts, k.Secrets, EgressRules, McpServers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,7 @@ class Key:
     @property
     def variable(self) -> str | None:
         """The environment variable that sets it; None for a key with a placeholder and for lists."""
-        if self.name == "version" or not PLACEHOLDERS.keys().isdisjoint(self.parts) or isinstance(self.kind, (k.Mounts, k.Secrets)):
+        if self.name == "version" or not PLACEHOLDERS.keys().isdisjoint(self.parts) or isinstance(self.kind, _WITHOUT_VARIABLE):
             return None
         return "AEGIS_" + self.name.upper().replace(".", "_")
 
@@ -43,18 +50,44 @@ _TURN: Final = AgentLimits()
 
 #: What may be said of one agent and, under `defaults`, of all that do not say otherwise.
 _AGENT: Final = (
-    Key("provider", k.Choice(("native",)), "The driver: which program runs the agent. `native` is Aegis's own agent.", "native"),
+    Key(
+        "provider",
+        k.Text("the name of a provider", k.PROVIDER),
+        "Which program runs the agent: `native` (Aegis's own), `claude-code`, `gemini`, `opencode`, or one that you described yourself.",
+        "native",
+    ),
     Key(
         "model",
         k.Text("`provider/model` or an alias from `models`", limit=264),
         "The model, as `provider/model` or as an alias declared under `models`. Unset: the best one the daemon can reach.",
     ),
+    Key("effort", k.Text("a word of the program", _WORD), "How hard the model is to think, in the program's own words."),
+    Key("mode", k.Text("a word of the program", _WORD), "The mode of the program to start in, such as `plan`, where it has modes."),
     Key(
         "sandbox",
         k.Choice(get_args(SandboxName)),
         "What isolates an instance. `process` is no boundary. Unset: the strongest one that works here.",
     ),
-    Key("permission", k.Choice(("read", "write")), "`read` makes the workspace read-only inside.", "write"),
+    Key(
+        "permission",
+        k.Choice(get_args(Permission)),
+        "`read` makes the workspace read-only inside. `full` is `write` with what `egress` and writable `mounts` give besides.",
+        "write",
+    ),
+    Key(
+        "approvals",
+        k.Choice(("auto", "ask")),
+        "Who answers when the program asks before it uses a tool: the rules of the permission, or a person (`aegis approvals`).",
+        "auto",
+    ),
+    Key(
+        "auth",
+        k.Choice(("broker", "login")),
+        "`broker`: the daemon holds the key of the model and meters each call. `login`: the program gets a copy of its own login.",
+        "broker",
+    ),
+    Key("egress", EgressRules(), "Where it may connect to in the network; nowhere else. Needs permission `full`.", []),
+    Key("mcp", McpServers(), "MCP servers that the program is to use: started inside the sandbox, or reached there by their URL.", []),
     Key(
         "workspace",
         k.Text("a path"),
@@ -121,10 +154,15 @@ KEYS: Final = (
     Key("providers.PROVIDER.base_url", k.Text("an http or https address without user name", _URL), "Where the provider is."),
     Key(
         "providers.PROVIDER.dialect",
-        k.Choice(("anthropic", "openai")),
-        "How to speak to it: Anthropic Messages or OpenAI Chat Completions.",
+        k.Choice(get_args(Dialect)),
+        "How to speak to it: Anthropic Messages, OpenAI Chat Completions, OpenAI Responses, or Gemini.",
     ),
     Key("providers.PROVIDER.secret", k.Text("the name of a secret", k.VARIABLE), "The secret that is sent to it as its key. Unset: none."),
+    Key(
+        "programs.PROVIDER.path",
+        k.Text("an absolute path"),
+        "Where the program of a provider is, if it is not on PATH. Only in the home: a project cannot say what is run.",
+    ),
 )
 
 #: A branch of the tree of keys: by segment, a deeper branch or the key itself.

@@ -179,7 +179,7 @@ class Mounts:
     form: str = "a list of paths or of mappings `{path, target, writable}`"
 
     def read(self, node: Node) -> list[MountDefinition]:
-        return [self._one(item) for item in _items(node, self.form)]
+        return [self._one(item) for item in items(node, self.form)]
 
     def _one(self, node: Node) -> MountDefinition:
         text = Text("a path")
@@ -208,7 +208,7 @@ class Secrets:
 
     def read(self, node: Node) -> list[SecretUse]:
         uses: list[SecretUse] = []
-        for item in _items(node, self.form):
+        for item in items(node, self.form):
             name, colon, how = item.value.partition(":") if isinstance(item.value, str) else ("", "", "")
             if not VARIABLE.fullmatch(name) or (colon and how != "env"):
                 raise wrong(item, "`NAME` or `NAME:env`")
@@ -218,7 +218,8 @@ class Secrets:
         return uses
 
 
-def _items(node: Node, expected: str) -> list[Node]:
+def items(node: Node, expected: str) -> list[Node]:
+    """The members of a list; what is none is refused."""
     if not isinstance(node.value, list):
         raise wrong(node, expected)
     return node.value

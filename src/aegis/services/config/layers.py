@@ -13,6 +13,7 @@ import msgspec
 
 from aegis.core.errors import unknown_name
 from aegis.drivers import AgentLimits
+from aegis.models.names import FAMILIES
 from aegis.sandboxes import Limits
 from aegis.services.config.document import Place
 from aegis.services.config.keys import KEYS
@@ -21,7 +22,7 @@ from aegis.services.config.model import AgentDefinition, LayerValue, MountDefini
 from aegis.services.config.reading import Value, Values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 BUILT_IN: Final = "built in"
 #: The agent that is always there.
@@ -46,9 +47,10 @@ def built_in() -> Layer:
 
 
 class Layers:
-    """Layers in order of strength."""
+    """Layers in order of strength; `drivers` are the providers that there are for an agent."""
 
-    def __init__(self, layers: list[Layer]) -> None:
+    def __init__(self, layers: list[Layer], drivers: Collection[str]) -> None:
+        self._drivers = drivers
         self._all = layers
         self._layers = [layer for layer in layers if layer.counts]
 
@@ -74,11 +76,11 @@ class Layers:
         seen: set[str] = set()
         for layer in reversed(self._layers):
             seen.update(layer.values.leaves)
-        order = {group: n for n, group in enumerate(("version", "default_agent", "defaults", "agents", "models", "providers"))}
+        order = {group: n for n, group in enumerate(("version", "default_agent", "defaults", "agents", "models", "providers", "programs"))}
         yield from sorted(seen, key=lambda key: (order[key.split(".")[0]], key))
 
     def names(self, group: str) -> dict[str, Place]:
-        """The declared names of a group (`agents`, `models`, `providers`) and where the strongest layer declares each."""
+        """The declared names of a group (`agents`, `models`, `providers`, `programs`) and where the strongest layer declares each."""
         found: dict[str, Place] = {}
         for layer in self._layers:
             for name, place in layer.values.names.items():
@@ -102,6 +104,7 @@ class Layers:
             agents=agents,
             models=models,
             providers={name: self._provider(name, place) for name, place in self.names("providers").items()},
+            programs={name: path for name, place in self.names("programs").items() if (path := self._program(name, place))},
         )
 
     def _value(self, key: str) -> Value:
@@ -121,6 +124,16 @@ class Layers:
                 raise place.error(f"the provider `{name}` has no `{key}`", "a provider needs `base_url` and `dialect`")
         return ProviderDefinition(name=name, source=str(place), **of)
 
+    def _program(self, name: str, place: Place) -> str | None:
+        self._driver(name, place)
+        return self._path(f"programs.{name}.path")
+
+    def _driver(self, name: str, place: Place) -> str:
+        if name not in self._drivers:
+            near = unknown_name("provider", name, self._drivers)
+            raise place.error(near.message, near.hint, nearest=near.data["nearest"])
+        return name
+
     def _agent(self, name: str, place: Place, models: dict[str, str]) -> AgentDefinition:
         def value(key: str) -> Any:
             return self._value(f"agents.{name}.{key}").value
@@ -129,10 +142,16 @@ class Layers:
         return AgentDefinition(
             name=name,
             source=str(place),
-            provider=value("provider"),
+            provider=self._driver(*self._value(f"agents.{name}.provider")),
             model=self._resolved(f"agents.{name}.model", models),
             sandbox=value("sandbox"),
             permission=value("permission"),
+            approvals=value("approvals"),
+            effort=value("effort"),
+            mode=value("mode"),
+            auth=value("auth"),
+            egress=value("egress"),
+            mcp=value("mcp"),
             workspace=self._path(f"agents.{name}.workspace"),
             system=value("system"),
             mounts=self._mounts(f"agents.{name}.mounts"),
@@ -159,8 +178,10 @@ class Layers:
         model: str | None = value
         if model is None or MODEL.fullmatch(model):
             return model
+        if model in FAMILIES and model not in models:
+            return FAMILIES[model]
         if model not in models:
-            near = unknown_name("model alias", model, models, "write `provider/model`, or declare it under `models`")
+            near = unknown_name("model alias", model, [*models, *FAMILIES], "write `provider/model`, or declare it under `models`")
             raise place.error(near.message, near.hint, nearest=near.data["nearest"])
         return models[model]
 

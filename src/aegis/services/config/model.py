@@ -5,11 +5,12 @@ Plain data, ready for JSON. Paths are absolute, model aliases are resolved, dura
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from aegis.drivers import AgentLimits
+from aegis.core.dialects import Dialect
+from aegis.drivers import AgentLimits, McpServer
 from aegis.sandboxes import Limits
 
 
@@ -37,6 +38,12 @@ class AgentDefinition(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None
     sandbox: str | None
     permission: str
+    approvals: str
+    effort: str | None
+    mode: str | None
+    auth: str
+    egress: list[str]
+    mcp: list[McpServer]
     workspace: str | None
     system: str | None
     mounts: list[MountDefinition]
@@ -56,7 +63,7 @@ class ProviderDefinition(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     source: str
     base_url: str
-    dialect: Literal["anthropic", "openai"]
+    dialect: Dialect
     secret: str | None = None
 
 
@@ -69,6 +76,7 @@ class ProjectConfig(msgspec.Struct, frozen=True, kw_only=True):
     agents: dict[str, AgentDefinition]
     models: dict[str, str]  # alias -> provider/model
     providers: dict[str, ProviderDefinition]
+    programs: dict[str, str] = {}  # name of a driver -> where its program is; from the home alone
 
 
 class TrustState(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +86,20 @@ class TrustState(msgspec.Struct, frozen=True, kw_only=True):
     hash: str
     trusted: bool
     summary: list[str]
+
+
+class Edited(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of the declaration of an agent that was made.
+
+    `hash` is that of all files of the layer now; `trusted` says whether they are in force; `agent` is None for one that was removed.
+    """
+
+    name: str
+    file: str
+    hash: str
+    trusted: bool
+    created: bool  # the file is new
+    agent: AgentDefinition | None
 
 
 class Shown(msgspec.Struct, frozen=True):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aegis.core.errors import AegisError, ErrorKind, unknown_name
+from aegis.services.config import editing
 from aegis.services.config.document import Place
 from aegis.services.config.keys import PLACEHOLDERS, TREE, Key, find
 from aegis.services.config.layers import BUILT_IN, Layer, Layers, built_in, plain
-from aegis.services.config.model import AgentDefinition, Explanation, ProjectConfig, Shown, TrustState
+from aegis.services.config.model import AgentDefinition, Edited, Explanation, ProjectConfig, Shown, TrustState
 from aegis.services.config.reading import Values, read_environment, unknown_key
 from aegis.services.config.sources import Source, digest
 from aegis.services.config.trust import Trust, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from aegis.core.clock import Clock
     from aegis.store import Store
@@ -43,12 +44,21 @@ class Config:
         clock: times that.
         home: the home; its `config.yaml` is the user layer.
         environment: the daemon's own variables.
+        drivers: the names that an agent's `provider` may have, asked whenever a configuration is put together.
     """
 
-    def __init__(self, store: Store, clock: Clock, home: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        home: Path,
+        environment: Mapping[str, str],
+        drivers: Callable[[], Collection[str]] = lambda: ("native",),
+    ) -> None:
         self._trust = Trust(store, clock)
         self._home = home
         self._environment = environment
+        self._drivers = drivers
         self._read: dict[Path, _Read] = {}
 
     def project_of(self, directory: Path) -> Path | None:
@@ -130,6 +140,89 @@ class Config:
         await self._trust.trust(Path(state.path), hash)
         return TrustState(path=state.path, hash=hash, trusted=True, summary=state.summary)
 
+    async def edit(
+        self, project: Path | None, name: str, values: Mapping[str, Any] | None, *, new: bool = False, expect: str | None = None
+    ) -> Edited:
+        """Change the declaration of an agent in a project, or, without one, in the home.
+
+        Args:
+            project: its directory; it need not be a project yet when an agent is added.
+            values: of keys, by their names after `agents.NAME.`; None as a value takes a key away, None in all the whole agent.
+            new: it must not be declared there yet; otherwise it must be.
+            expect: the hash of the layer that the change is meant for.
+
+        What would be invalid is not written. A project stays trusted, with exactly the new content, if it was trusted before, or if
+        nothing was declared in it. Raises USAGE, NOT_FOUND, CONFLICT (declared already; changed meanwhile), UNAVAILABLE.
+        """
+        if find(f"agents.{name}.model") is None:
+            raise AegisError(ErrorKind.USAGE, f"{name[:80]!r} cannot name an agent", "use letters, digits, `_` and `-`, 63 at most")
+        source = self._user_source() if project is None else self._project_source(self._place(project, new=new))
+        files = source.snapshot()
+        before = digest(files)
+        if expect is not None and expect != before:
+            raise _moved(source)
+        file, path = self._entry(source, files, name, new=new)
+        text = files.get(file, b"")
+        content: bytes | None = None
+        if values is not None or path:
+            content = editing.changed(text, str(source.base / file), path, None if values is None else editing.checked(name, values))
+        after = {key: value for key, value in files.items() if key != file} | ({file: content} if content is not None else {})
+        agents = self._would_be(source, project, after).agents
+        trusted = project is None or not files or self._trust.is_trusted(source.base, before)
+        if trusted and project is not None:
+            await self._trust.trust(source.base, digest(after))
+        if digest(source.snapshot()) != before:
+            raise _moved(source)
+        if not (source.base / file).parent.is_dir():
+            raise _moved(source)
+        editing.replace(source.base / file, content)
+        return Edited(
+            name=name,
+            file=str(source.base / file),
+            hash=digest(after),
+            trusted=trusted,
+            created=file not in files,
+            agent=agents[name] if values is not None else None,
+        )
+
+    def _place(self, project: Path, *, new: bool) -> Path:
+        """The real directory of a project that is to be changed."""
+        real = project.resolve()
+        if not new:
+            return _checked(real)
+        if not real.is_dir():
+            raise AegisError(ErrorKind.NOT_FOUND, f"{real} is not a directory", f"`mkdir -p {real}`")
+        if real.is_relative_to(self._home.resolve()):
+            raise AegisError(ErrorKind.DENIED, f"{real} lies in the Aegis home, which is no project", "choose another directory")
+        return real
+
+    def _entry(self, source: Source, files: dict[str, bytes], name: str, *, new: bool) -> tuple[str, tuple[str, ...]]:
+        """The file in which an agent is or would be declared, and where in it."""
+        declared = source.read(files).names.get(f"agents.{name}")
+        if new:
+            if declared is not None:
+                raise AegisError(
+                    ErrorKind.CONFLICT, f"the agent `{name}` is declared already, at {declared}", f"`aegis agent set {name} KEY VALUE`"
+                )
+            return source.main, ("agents", name)
+        if declared is None:
+            names = [each.partition(".")[2] for each in source.read(files).names if each.startswith("agents.")]
+            raise unknown_name("agent", name, names, f"it is not declared in {source.base}; `--user` changes your own")
+        overlay = f"{source.folder}/agents/{name}.yaml"
+        return (overlay, ()) if declared.file == str(source.base / overlay) else (source.main, ("agents", name))
+
+    def _would_be(self, source: Source, project: Path | None, files: dict[str, bytes]) -> ProjectConfig:
+        """What would be in effect with these files in the place of a layer's. Raises USAGE for anything wrong in them."""
+        values = source.read(files)
+        if project is not None:
+            _refuse_programs(values)
+        layers = [Layer("environment", read_environment(self._environment))]
+        if project is not None:
+            layers.append(Layer("project", values, source.base))
+        layers.append(Layer("user", values if project is None else self._source(self._user_source()).values, self._home))
+        layers.append(built_in())
+        return Layers(layers, self._drivers()).config(project, digest(files))
+
     def _counts(self, project: Path | None) -> bool:
         return project is not None and self._trust.is_trusted(_checked(project), self._source(self._project_source(_checked(project))).hash)
 
@@ -140,7 +233,7 @@ class Config:
             layers.append(Layer("project" if counts else "project (not trusted)", self._source(source).values, source.base, counts))
         layers.append(Layer("user", self._source(self._user_source()).values, self._home))
         layers.append(built_in())
-        return Layers(layers)
+        return Layers(layers, self._drivers())
 
     def _project_source(self, project: Path) -> Source:
         return Source(project, PROJECT_FILE, PROJECT_FOLDER, self._home)
@@ -155,10 +248,23 @@ class Config:
         if known is None or known.stamp != stamp:
             files = source.snapshot()
             known = _Read(stamp, digest(files), source.read(files))
+            if source.main == PROJECT_FILE:
+                _refuse_programs(known.values)
             while len(self._read) >= _KEPT:
                 del self._read[next(iter(self._read))]
             self._read[source.base] = known
         return known
+
+
+def _moved(source: Source) -> AegisError:
+    return AegisError(ErrorKind.CONFLICT, f"{source.base / source.main} was changed meanwhile", "look at it and try again")
+
+
+def _refuse_programs(values: Values) -> None:
+    """A project cannot say which program of the host is run."""
+    for name, value in values.leaves.items():
+        if name.startswith("programs."):
+            raise value.place.error(f"a project cannot set `{name}`", f"it belongs to your own configuration: `{USER_FILE}` in the home")
 
 
 def _checked(project: Path) -> Path:

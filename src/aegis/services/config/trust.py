@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 _SANDBOXES: Final = {None: "the strongest sandbox here", "process": "NO sandbox (process): it acts as you"}
 
+_ASKED: Final = {
+    "auto": "approvals auto: nobody is asked before it uses a tool",
+    "ask": "approvals ask: a person is asked before it uses a tool",
+}
+
 
 class Trust:
     """Remembers trusted (project, hash) pairs."""
@@ -56,6 +61,14 @@ def summary(config: ProjectConfig) -> list[str]:
 def _agent_lines(agent: AgentDefinition) -> list[str]:
     sandbox = _SANDBOXES.get(agent.sandbox, f"sandbox {agent.sandbox}")
     lines = [f"agent {agent.name}: {sandbox}, permission {agent.permission}, model {agent.model or 'chosen at start'}"]
+    lines.append(f"agent {agent.name}: runs {agent.provider}, {_ASKED[agent.approvals]}")
+    if agent.auth == "login":
+        lines.append(f"agent {agent.name}: is given a COPY OF YOUR LOGIN to {agent.provider} (auth login)")
+    lines.extend(f"agent {agent.name}: may connect to {rule}" for rule in agent.egress)
+    for server in agent.mcp:
+        use = f"starts {' '.join(server.command)}" if server.command else f"is reached at {server.url}"
+        given = f", with {', '.join([*server.env, *server.headers])}" if server.env or server.headers else ""
+        lines.append(f"agent {agent.name}: the MCP server {server.name} {use}{given}")
     if agent.workspace:
         lines.append(f"agent {agent.name}: workspace {agent.workspace}")
     lines.extend(f"agent {agent.name}: {'can write' if mount.writable else 'sees'} {mount.source}" for mount in agent.mounts)

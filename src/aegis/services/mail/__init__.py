@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from aegis.core.envelopes import MAX_TEXT, Envelope, Receipt
+from aegis.core.envelopes import MAX_TEXT, Envelope, Image, Receipt
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import MailAccepted, MailAcknowledged, MailFailed, MailInjected
 from aegis.core.faults import point
 from aegis.core.ids import new_id
+from aegis.services.mail.pictures import check_images
 
 if TYPE_CHECKING:
     import sqlite3
@@ -53,6 +54,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     user: dict[str, Any] | None = None
     interrupt: bool = False
     expires: float | None = None
+    images: list[Image] = []
 
 
 #: What is true of an envelope that no turn has taken up, in the words of the index that holds exactly these.
@@ -88,20 +90,26 @@ class Mail:
         self.set_expiry: Callable[[Tx, Envelope], None] = lambda _tx, _envelope: None
         #: Raises NOT_FOUND when the instance is gone, in the transaction that stores an envelope for it; set by the wiring.
         self.require: Callable[[Tx, str], None] = lambda _tx, _instance: None
+        #: Raises AegisError when what an instance runs cannot be shown pictures; set by the wiring.
+        self.admit_images: Callable[[str], None] = lambda _instance: None
 
     async def accept(self, principal: Principal, draft: Draft) -> Receipt:
         """Store a message durably.
 
-        Raises AegisError: USAGE (a NUL, an empty text, a bad msg_id, an end that is over), TOO_LARGE, LIMIT (the box is full),
-        NOT_FOUND (the instance was deleted meanwhile), DENIED, UNAVAILABLE (the disk does not take it). Then nothing was accepted.
+        Raises AegisError: USAGE (a NUL, an empty text, a bad msg_id, an end that is over, a picture that is none), TOO_LARGE, LIMIT (the
+        box is full), NOT_FOUND (the instance was deleted meanwhile), CONFLICT (pictures for an agent that cannot take them), DENIED,
+        UNAVAILABLE (the disk does not take it). Then nothing was accepted.
         """
         now = self._clock.now()
         _check(draft, now)
+        if draft.images:
+            check_images(draft.images)
+            self.admit_images(draft.instance)
         cutting = {"interrupt": True} if draft.interrupt else {}
         decision = await self._gate.check(principal, "mail.send", draft.instance, session=draft.session, **cutting)
         point("mail.accept.before")
         sender = str(principal)
-        envelope = Envelope(id=new_id("msg"), sender=sender, **msgspec.structs.asdict(draft))
+        envelope = Envelope(id=new_id("msg"), sender=sender, **{**msgspec.structs.asdict(draft), "images": []})  # they stay on disk
 
         def store(tx: Tx) -> Receipt:
             if draft.msg_id is not None:
@@ -114,7 +122,7 @@ class Mail:
             self._make_room(tx, draft.instance)
             self._gate.write(tx, decision)
             seq = tx.append(
-                MailAccepted(envelope.id, sender, envelope.text, envelope.msg_id, envelope.user),
+                MailAccepted(envelope.id, sender, envelope.text, envelope.msg_id, envelope.user, len(draft.images)),
                 instance=draft.instance,
                 session=draft.session,
             )
@@ -133,6 +141,11 @@ class Mail:
                     envelope.expires,
                 ),
             )
+            if draft.images:
+                tx.executemany(
+                    "INSERT INTO envelope_images (envelope, n, media_type, data) VALUES (?, ?, ?, ?)",
+                    [(envelope.id, n, image.media_type, image.data) for n, image in enumerate(draft.images)],
+                )
             if envelope.expires is not None:
                 self.set_expiry(tx, envelope)
             point("mail.accept.commit")
@@ -155,7 +168,10 @@ class Mail:
         self._bounds[instance] = bound + 1
 
     def waiting(self, instance: str, session: str, limit: int = 64) -> list[Envelope]:
-        """Envelopes of a session that no turn has taken up and whose time is not over, oldest first; at most `limit`."""
+        """Envelopes of a session that no turn has taken up and whose time is not over, oldest first; at most `limit`.
+
+        Without their pictures, as everywhere but in what `images` returns.
+        """
         rows = self._store.read(
             lambda db: db.execute(
                 f"SELECT {_COLUMNS} FROM envelopes WHERE instance = ? AND session = ? AND {_WAITS} "
@@ -169,6 +185,24 @@ class Mail:
         """The envelopes that a turn deals with, oldest first."""
         rows = self._store.read(lambda db: db.execute(f"SELECT {_COLUMNS} FROM envelopes WHERE turn = ? ORDER BY seq", (turn,)).fetchall())
         return [_envelope(row) for row in rows]
+
+    def image_sizes(self, ids: Sequence[str]) -> dict[str, int]:
+        """How many bytes of pictures came with each of these envelopes that has any."""
+        query = f"SELECT envelope, sum(length(data)) FROM envelope_images WHERE envelope IN ({_marks(ids)}) GROUP BY envelope"
+        return dict(self._store.read(lambda db: db.execute(query, ids).fetchall()))
+
+    async def images(self, ids: Sequence[str]) -> dict[str, list[Image]]:
+        """The pictures that came with these envelopes, in the order in which they were sent."""
+        query = f"SELECT envelope, media_type, data FROM envelope_images WHERE envelope IN ({_marks(ids)}) ORDER BY envelope, n"
+        found: dict[str, list[Image]] = {}
+        for envelope, media_type, data in await self._store.query(lambda db: db.execute(query, ids).fetchall()):
+            found.setdefault(envelope, []).append(Image(media_type, data))
+        return found
+
+    def oldest(self, turn: str) -> float | None:
+        """When the oldest envelope of a turn was accepted, in wall seconds."""
+        (ts,) = self._store.read(lambda db: db.execute("SELECT min(accepted_at) FROM envelopes WHERE turn = ?", (turn,)).fetchone())
+        return None if ts is None else float(ts)
 
     def places_with_mail(self) -> list[tuple[str, str]]:
         """Every (instance, session) for which an envelope waits; for the start of the daemon."""
@@ -233,24 +267,32 @@ class Mail:
         return [row[0] for row in tx.execute("SELECT id FROM envelopes WHERE turn = ? ORDER BY seq", (turn,)).fetchall()]
 
     def injected(self, tx: Tx, ids: Sequence[str], *, instance: str, session: str, turn: str) -> None:
-        """The program has them."""
+        """The program has them. Nothing happens for those of which that is on record."""
+        fresh = tx.execute(
+            f"SELECT id, msg_id FROM envelopes WHERE turn = ? AND injected_at IS NULL AND id IN ({_marks(ids)}) ORDER BY seq", (turn, *ids)
+        ).fetchall()
+        if not fresh:
+            return
         tx.execute(
             f"UPDATE envelopes SET state = 'injected', injected_at = ? WHERE turn = ? AND state = 'accepted' AND id IN ({_marks(ids)})",
             (self._clock.now(), turn, *ids),
         )
-        named = tx.execute(
-            f"SELECT msg_id FROM envelopes WHERE turn = ? AND msg_id IS NOT NULL AND id IN ({_marks(ids)}) ORDER BY seq", (turn, *ids)
-        ).fetchall()
-        tx.append(MailInjected(list(ids), [row[0] for row in named]), instance=instance, session=session, turn=turn)
+        named = [msg_id for _, msg_id in fresh if msg_id is not None]
+        tx.append(MailInjected([ident for ident, _ in fresh], named), instance=instance, session=session, turn=turn)
 
     def acknowledged(self, tx: Tx, ids: Sequence[str], *, instance: str, session: str, turn: str) -> None:
-        """A model call that included them has been made."""
+        """A model call that included them has been made. Nothing happens for those of which that is on record."""
+        fresh = tx.execute(
+            f"SELECT id FROM envelopes WHERE turn = ? AND acknowledged_at IS NULL AND id IN ({_marks(ids)}) ORDER BY seq", (turn, *ids)
+        ).fetchall()
+        if not fresh:
+            return
         tx.execute(
             "UPDATE envelopes SET state = 'acknowledged', acknowledged_at = ? "
             f"WHERE turn = ? AND acknowledged_at IS NULL AND id IN ({_marks(ids)})",
             (self._clock.now(), turn, *ids),
         )
-        tx.append(MailAcknowledged(list(ids)), instance=instance, session=session, turn=turn)
+        tx.append(MailAcknowledged([ident for (ident,) in fresh]), instance=instance, session=session, turn=turn)
 
     def done(self, tx: Tx, turn: str, reason: str, *, instance: str, session: str) -> None:
         """The turn that dealt with them is over; those that the program never had have failed for `reason`."""
@@ -276,6 +318,7 @@ class Mail:
 
     def forget(self, tx: Tx, instance: str) -> None:
         """Remove everything of a deleted instance."""
+        tx.execute("DELETE FROM envelope_images WHERE envelope IN (SELECT id FROM envelopes WHERE instance = ?)", (instance,))
         tx.execute("DELETE FROM envelopes WHERE instance = ?", (instance,))
 
 

@@ -1,0 +1,60 @@
+"""Routes of approvals: what agents ask leave for, and the answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aegis.daemon.http.answers import json_response, query_int, read_json
+from aegis.daemon.http.instances import house, principal
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from aegis.daemon.wiring import House
+    from aegis.services.approvals import Approval
+
+
+class Verdict(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/approvals/{id}. `input` takes the place of the tool's, with a yes only."""
+
+    approve: bool
+    reason: str = ""
+    input: dict[str, Any] | None = None
+
+
+async def index(request: Request) -> Response:
+    """GET /v1/approvals?state&instance&limit: those that wait, unless `state` is another one or `all`."""
+    parts, query = house(request), request.query_params
+    state = query.get("state") or "pending"
+    name = query.get("instance")
+    found = parts.approvals.list(
+        instance=parts.registry.get(name).id if name else None,
+        state=None if state == "all" else state,
+        limit=query_int(request, "limit", 100, 1, 1000),
+    )
+    return json_response([_shown(parts, each) for each in found])
+
+
+async def show(request: Request) -> Response:
+    """GET /v1/approvals/{id}"""
+    parts = house(request)
+    return json_response(_shown(parts, parts.approvals.get(request.path_params["id"])))
+
+
+async def decide(request: Request) -> Response:
+    """POST /v1/approvals/{id}: the request as it is now; 409 when somebody else was quicker."""
+    body, parts = await read_json(request, Verdict), house(request)
+    done = await parts.approvals.decide(
+        principal(request), request.path_params["id"], approve=body.approve, reason=body.reason, input=body.input
+    )
+    return json_response(_shown(parts, done))
+
+
+def _shown(parts: House, approval: Approval) -> dict[str, Any]:
+    """A request as the HTTP API shows it: with the handle and the agent of its instance."""
+    instance = parts.registry.find(approval.instance)
+    about = {"handle": instance.handle, "agent": instance.launch.agent} if instance else {"handle": None, "agent": None}
+    return msgspec.structs.asdict(approval) | about

@@ -1,0 +1,339 @@
+"""The pump of one conversation: it reads what the program says, in order, and puts it on record.
+
+During a turn everything belongs to that turn. Between turns there are facts about the session, word that the program works in the
+background (which keeps the sandbox awake), and turns that the program begins by itself: those are opened and closed from here. A
+turn of ours that was sent meanwhile waits below the program's own until that has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from aegis.core.errors import AegisError, ErrorKind
+from aegis.core.events import Outcome, SessionCompacted, SessionContext, SessionOpened, SessionSettings, SessionTitle, ToolResult, Usage
+from aegis.core.faults import point
+from aegis.core.ids import new_id
+from aegis.core.text import one_line
+from aegis.drivers import Accepted, Acknowledged, Asked, Began, Busy, Died, Finished, Happened, Record, Withdrawn
+from aegis.services.agents import memory, sessions
+from aegis.services.agents.asking import Asking
+from aegis.services.agents.records import put
+
+if TYPE_CHECKING:
+    from aegis.core.events import Fact
+    from aegis.drivers import Conversation, DriverEvent
+    from aegis.services.agents.life import Life
+
+_logger = logging.getLogger(__name__)
+
+#: How long a program that was ended may take to say so, in seconds.
+_CLOSE_SECONDS: Final = 5.0
+_ABOUT_THE_SESSION: Final = (SessionOpened, SessionSettings, SessionTitle, SessionContext, SessionCompacted)
+
+
+class Running:
+    """A turn while it runs."""
+
+    def __init__(self, envelopes: frozenset[str] = frozenset(), attempts: int = 0, *, began: float = 0.0, since: float = 0.0) -> None:
+        self.id = new_id("turn")
+        self.envelopes = envelopes
+        self.attempts = attempts
+        self.began = began  # by the monotonic clock
+        self.since = since  # wall time
+        self.accepted = False  # the program has the messages
+        self.cancelled = False  # somebody cut it
+        self.gone = False  # the sandbox was taken away under it
+        self.bound: AegisError | None = None  # the bound of ours that it ran into
+        #: How the program's work ended; the exception when that could not be recorded.
+        self.end: asyncio.Future[Finished | Died] = asyncio.get_running_loop().create_future()
+        #: Its end is on record, and what follows may be read.
+        self.closed = asyncio.Event()
+
+
+class Host(Protocol):
+    """The session that a pump works for."""
+
+    key: str
+
+    async def own_began(self, pump: Pump) -> Running:
+        """The program began a turn by itself: write its beginning."""
+        ...
+
+    async def own_ended(self, pump: Pump, turn: Running, end: Finished | Died) -> None:
+        """It has ended: write its end."""
+        ...
+
+    async def cut(self, pump: Pump, turn: Running) -> None:
+        """Let the program end a turn, by force if need be."""
+        ...
+
+    def pump_over(self, pump: Pump) -> None:
+        """Nothing more comes from this conversation."""
+        ...
+
+
+class Pump:
+    """One conversation that runs."""
+
+    def __init__(self, host: Host, life: Life, conversation: Conversation, *, keeps_memory: bool) -> None:
+        self.conversation = conversation
+        self.keeps_memory = keeps_memory  # it resumes by its own name of the session
+        #: The turn that was sent, and the one that the program began by itself, which goes first.
+        self.sent: Running | None = None
+        self.own: Running | None = None
+        self.background = False  # the program works between turns
+        self.asking = Asking(life, host.key, conversation, life.on_change)
+        self.used = life.world.clock.monotonic()  # when a turn last began or ended in it
+        self._host = host
+        self._life = life
+        self._world = life.world
+        self._last = ""  # the turn that was last
+        self._context = SessionContext(0)  # as it was told last
+        self._ended: Finished | Died | None = None  # how the conversation ended
+        self._bounds: asyncio.Task[None] | None = None
+        self._task = asyncio.create_task(self._run(), name=f"conversation {host.key} of {life.instance.handle}")
+
+    @property
+    def idle(self) -> bool:
+        """Whether ending it would cut nothing."""
+        return self.sent is None and self.own is None and not self.background and not self.asking
+
+    @property
+    def over(self) -> bool:
+        """Whether the program has ended."""
+        return self._ended is not None
+
+    def begin(self, turn: Running) -> None:
+        """From here on what the program says belongs to `turn`, which is sent next."""
+        if self._ended is not None:
+            turn.end.set_result(self._ended)
+            return
+        self.sent, self._last = turn, turn.id
+        self._bound(turn)
+
+    async def close(self) -> None:
+        """End the program, and read to the end what it still says, where that comes soon."""
+        self._host.pump_over(self)
+        self.asking.drop()
+        with contextlib.suppress(AegisError):
+            await self.conversation.close()
+        await asyncio.wait({self._task}, timeout=_CLOSE_SECONDS)
+        await self.abandon()
+
+    async def abandon(self) -> None:
+        """Stop reading at once and write nothing more, as a crash would."""
+        self.asking.drop()
+        self._unbound()
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        self._awake(False)
+        if self.own is not None:
+            self._life.release()
+            self.own.closed.set()
+            self.own = None
+
+    async def _run(self) -> None:
+        end: Finished | Died = Died(None, "")
+        failure: Exception | None = None
+        try:
+            async for event in self.conversation.events():
+                if isinstance(event, Died):
+                    end = event
+                    break
+                await self._take(event)
+        except Exception as error:
+            failure = error
+            if not isinstance(error, AegisError):
+                _logger.exception("a defect in a conversation of %s", self._life.instance.handle)
+        self._ended = end if failure is None else _failed(failure)
+        sent, self.sent = self.sent, None
+        link = self._life.link
+        if sent is None and self.own is None and isinstance(end, Died) and end.stderr and link is not None and not link.closed.done():
+            self._life.log.write(f"the agent's program ended between turns (exit {end.exit}): {one_line(end.stderr[-400:])}")
+        self._unbound()
+        self.asking.drop()
+        with contextlib.suppress(AegisError):
+            await self.conversation.close()
+        try:
+            if self.own is not None:
+                await self._end_own(self._ended)
+        finally:
+            self._awake(False)
+            self._host.pump_over(self)
+            if sent is not None and not sent.end.done():
+                sent.end.set_result(self._ended)
+
+    async def _take(self, event: DriverEvent) -> None:
+        match event:
+            case Began():
+                if self.own is None and (self.sent is None or not self.sent.accepted):
+                    self._life.hold()
+                    try:
+                        self.own = await self._host.own_began(self)
+                    except BaseException:
+                        self._life.release()
+                        raise
+                    self._last = self.own.id
+                    self._bound(self.own)
+            case Busy(active):
+                self._awake(active)
+            case Asked():
+                self.asking.asked((self.own or self.sent).id if self.own or self.sent else self._last, event)  # type: ignore[union-attr]
+            case Withdrawn(request):
+                await self.asking.withdrawn(request)
+            case Finished():
+                await self._finished(event)
+            case Accepted() | Acknowledged():
+                if self.sent is not None:
+                    await self._mail(self.sent, event)
+            case Record() | Happened():
+                await self._note(self.own or self.sent, event)
+
+    async def _finished(self, end: Finished) -> None:
+        self._unbound()
+        if self.own is not None:
+            self.asking.drop(self.own.id)
+            await self._end_own(end)
+            if self.sent is not None:
+                self._last = self.sent.id
+                self._bound(self.sent)
+        elif self.sent is not None:
+            turn, self.sent = self.sent, None
+            self.used = self._world.clock.monotonic()
+            self.asking.drop(turn.id)
+            if not turn.end.done():
+                turn.end.set_result(end)
+            await turn.closed.wait()  # so that what follows is numbered after its end
+
+    async def _end_own(self, end: Finished | Died) -> None:
+        turn = self.own
+        assert turn is not None
+        try:
+            await self._host.own_ended(self, turn, end)
+        finally:
+            self.own = None
+            self.used = self._world.clock.monotonic()
+            self._life.release()
+            turn.closed.set()
+            self._life.on_change()
+
+    async def _mail(self, turn: Running, event: Accepted | Acknowledged) -> None:
+        """The program has the messages, or its model has seen them."""
+        mail, place = self._world.mail, self._place(turn)
+        if isinstance(event, Acknowledged):
+            await self._world.store.write(lambda tx: mail.acknowledged(tx, event.ids, **place))
+            return
+        turn.accepted = True
+        if self.keeps_memory and event.ids:
+            await self._world.store.write(lambda tx: mail.injected(tx, event.ids, **place))
+        point("turn.injected")
+
+    async def _note(self, turn: Running | None, event: Record | Happened) -> None:
+        """Put one thing that happened on record, in the order in which it did."""
+        store, mail, place = self._world.store, self._world.mail, self._place(turn)
+        match event:
+            case Record(n, message, facts):
+                if turn is None:
+                    return
+
+                def record(tx: Any) -> None:
+                    memory.append(tx, **place, ts=self._world.clock.now(), message=message)
+                    if message.get("ids"):
+                        mail.injected(tx, message["ids"], **place)
+                    for fact in facts:
+                        put(tx, fact, **place)
+
+                await store.write(record)
+                point("turn.message")
+                await self.conversation.committed(n)
+            case Happened(Usage() as usage):
+                # The broker saw every call itself, unless the program speaks to its provider with a login of its own.
+                if self._life.instance.launch.auth == "login":
+                    await self._world.models.tell(self._life.instance, self._host.key, turn.id if turn else None, usage)
+            case Happened(fact):
+                if isinstance(fact, _ABOUT_THE_SESSION):
+                    await self._about_the_session(fact, turn)
+                elif turn is None:
+                    _logger.debug("%s outside of a turn of %s", fact.type, self._life.instance.handle)
+                elif fact.ephemeral:
+                    store.emit(fact, **place)
+                else:
+                    await store.write(lambda tx: put(tx, fact, **place))
+                    if isinstance(fact, ToolResult):
+                        await self._count(turn)
+
+    async def _about_the_session(self, fact: Fact, turn: Running | None) -> None:
+        columns: dict[str, Any] = {}
+        if isinstance(fact, SessionContext):
+            fact = SessionContext(fact.used, fact.size or self._context.size)
+            if fact == self._context:
+                return
+            self._context = fact
+        match fact:
+            case SessionOpened(program_session=name) if name:
+                columns = {"program_session": name}
+            case SessionTitle(title):
+                columns = {"title": title}
+            case SessionContext(used, size):
+                columns = {"context_used": used, "context_size": size}
+            case SessionSettings(mode=mode) if mode and mode != self.conversation.opened.mode:
+                columns = {"mode": mode}
+        place = self._place(turn)
+
+        def store(tx: Any) -> None:
+            if columns:
+                sessions.change(tx, self._life.instance.id, self._host.key, self._world.clock.now(), **columns)
+            tx.append(fact, **place)
+
+        await self._world.store.write(store)
+
+    def _place(self, turn: Running | None) -> dict[str, Any]:
+        return {"instance": self._life.instance.id, "session": self._host.key, "turn": turn.id if turn else None}
+
+    def _awake(self, active: bool) -> None:
+        """Hold the sandbox, or let go of it."""
+        if active != self.background:
+            self.background = active
+            if active:
+                self._life.hold()
+            else:
+                self._life.release()
+            self._life.on_change()
+
+    # The bounds of a turn. Aegis's own agent keeps them itself.
+
+    def _bound(self, turn: Running) -> None:
+        self._unbound()
+        if self.keeps_memory:
+            self._bounds = asyncio.create_task(self._overdue(turn), name=f"the time of {turn.id}")
+
+    def _unbound(self) -> None:
+        if self._bounds is not None:
+            self._bounds.cancel()
+            self._bounds = None
+
+    async def _overdue(self, turn: Running) -> None:
+        seconds = self._life.instance.launch.turn.turn_seconds
+        await self.asking.spend(self._world.clock, seconds)
+        turn.bound = AegisError(
+            ErrorKind.TIMEOUT, f"the turn's time limit of {seconds:g} s is reached", "raise `turn_seconds`", limit="turn_seconds"
+        )
+        await self._host.cut(self, turn)
+
+    async def _count(self, turn: Running) -> None:
+        """Cut a turn that has made all the model calls that it may."""
+        rounds = self._life.instance.launch.turn.rounds
+        if not self.keeps_memory or turn.bound is not None:
+            return
+        if self._world.store.read(lambda db: self._world.models.totals(db, turn=turn.id)["calls"]) >= rounds:
+            turn.bound = AegisError(ErrorKind.LIMIT, f"the limit of {rounds} rounds is reached", "raise `rounds`", limit="rounds")
+            await self._host.cut(self, turn)
+
+
+def _failed(error: Exception) -> Finished:
+    defect = AegisError(ErrorKind.INTERNAL, f"a defect in Aegis: {type(error).__name__}", "see `aegisd.log` in the home")
+    told = error if isinstance(error, AegisError) else defect
+    return Finished(Outcome.FAILED, error=told.to_dict())

@@ -1,0 +1,70 @@
+"""What a program may do that asks for leave first: the rules that answer it without a person.
+
+The sandbox's mounts and its missing network are what holds; these answers only follow the same rules, so that a model hears a
+reason instead of running into a wall. The input of a tool is never looked at: what a command does cannot be told from its text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from aegis.drivers import Answer
+
+if TYPE_CHECKING:
+    from aegis.core.events import ToolKind
+    from aegis.drivers import Asked, Permission
+
+__all__ = ["EGRESS", "NOBODY", "READ_ONLY", "RULES", "Rule", "judge"]
+
+#: What the model is told with a no.
+READ_ONLY: Final = "the workspace is read-only for you: read it, and say what you would change"
+EGRESS: Final = "there is no way to the outside from here: work with what is in the workspace"
+NOBODY: Final = "nobody is there to answer; decide yourself"
+
+Word = Literal["yes", "no", "egress"]
+
+
+class Rule(NamedTuple):
+    """What counts for one kind of tool: with permission `read`, with a greater one, and whether a person is asked who wants to be.
+
+    `egress` means yes where the instance has a way to the outside, else no.
+    """
+
+    read: Word
+    more: Word
+    person: bool
+
+
+RULES: Final[dict[ToolKind, Rule]] = {
+    "read": Rule("yes", "yes", person=False),
+    "search": Rule("yes", "yes", person=False),
+    "think": Rule("yes", "yes", person=False),
+    "edit": Rule("no", "yes", person=True),
+    "delete": Rule("no", "yes", person=True),
+    "move": Rule("no", "yes", person=True),
+    "execute": Rule("yes", "yes", person=True),
+    "switch_mode": Rule("yes", "yes", person=True),
+    "other": Rule("yes", "yes", person=True),
+    "fetch": Rule("egress", "egress", person=True),
+}
+
+
+def judge(request: Asked, *, permission: Permission, approvals: str, egress: bool) -> Answer | None:
+    """The answer that the rules give to a request; None when a person must be asked.
+
+    Args:
+        request: what the program asks.
+        permission: that of the instance.
+        approvals: `auto`, the rules answer everything; `ask`, a person answers what they would allow, but for looking and thinking.
+        egress: whether the instance has a way to the outside.
+    """
+    asks = approvals == "ask"
+    if request.question:
+        return None if asks else Answer(allow=False, reason=NOBODY)
+    rule = RULES.get(request.kind, RULES["other"])
+    word = rule.read if permission == "read" else rule.more
+    if word == "no":
+        return Answer(allow=False, reason=READ_ONLY)
+    if word == "egress" and not egress:
+        return Answer(allow=False, reason=EGRESS)
+    return None if asks and rule.person else Answer(allow=True)

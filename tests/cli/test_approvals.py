@@ -1,0 +1,135 @@
+"""What agents ask leave for, at the command line: listed, answered by a part of an id, once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.cli.conftest import Program
+from tests.cli.terminal import Terminal
+
+from aegis.core.clock import SystemClock
+from aegis.drivers import Asked
+from aegis.services.approvals import Approvals
+from aegis.services.gate import Gate
+from aegis.store import Store
+
+Start = Callable[..., Any]
+RM = Asked(id="1", tool="Bash", input={"command": "rm -r build", "description": "tidy up"}, kind="execute", title="rm -r build")
+WRITE = Asked(id="2", tool="Edit", input={"file_path": "a.py", "old_string": "x = 1", "new_string": "x = 2"}, kind="edit", title="a.py")
+
+
+@pytest.fixture
+def asked(daemon: Program, start: Start) -> list[str]:
+    """Two requests of an agent `echo`, as the daemon finds them on disk; returns their ids."""
+    instance = start("echo")["id"]
+    daemon("down")
+
+    async def ask() -> list[str]:
+        clock = SystemClock()
+        store = await Store.open(daemon.home / "aegis.db", clock)
+        try:
+            approvals = Approvals(store, clock, Gate(store, clock))
+            place = {"instance": instance, "session": "host:default", "turn": "turn_1"}
+            return [(await approvals.ask(**place, request=request)).id for request in (RM, WRITE)]
+        finally:
+            await store.close()
+
+    idents = asyncio.run(ask())
+    daemon("up")
+    return idents
+
+
+def test_what_waits_is_listed(daemon: Program, asked: list[str]) -> None:
+    shown = daemon("approvals", "list")
+    assert asked[0][-6:] in shown.stdout
+    assert "echo" in shown.stdout
+    assert "rm -r build" in shown.stdout
+    assert [item["id"] for item in daemon.lines("approvals", "list")] == asked
+    assert daemon.lines("approvals", "list", "--instance", "echo")[0]["input"] == RM.input
+    assert "needs-you (2)" in daemon("ls").stdout
+    assert "aegis approvals list" in daemon("ls").stderr
+    assert daemon.complete("aegis approvals approve ", 3) == [ident[-6:] for ident in asked]
+
+
+def test_one_is_shown_whole(daemon: Program, asked: list[str]) -> None:
+    shown = daemon("approvals", "show", asked[0][-6:]).stdout
+    assert "⌬ Bash  rm -r build" in shown
+    assert "description: tidy up" in shown
+    assert f"aegis approvals approve {asked[0][-6:]}" in shown
+    edit = daemon("approvals", "show", asked[1]).stdout
+    assert "-x = 1" in edit
+    assert "+x = 2" in edit
+
+
+def test_answers_count_once(daemon: Program, asked: list[str]) -> None:
+    assert "approved" in daemon("approvals", "approve", asked[0][-6:], "--reason", "fine").stdout
+    again = daemon("approvals", "reject", asked[0], code=1)
+    assert "approved already" in again.stderr
+    told = daemon.json("approvals", "reject", asked[1][-8:], "--reason", "leave it")
+    assert (told["state"], told["reason"]) == ("rejected", "leave it")
+    assert "nothing waits for you" in daemon("approvals", "list").stdout
+    assert [item["state"] for item in daemon.lines("approvals", "list", "--all")] == ["approved", "rejected"]
+    assert "approved" in daemon("approvals", "list", "--all").stdout
+    audited = [row["action"] for row in daemon.lines("audit", "list")]
+    assert audited.count("approval.decide") == 2
+
+
+def test_several_at_once_and_with_another_input(daemon: Program, asked: list[str]) -> None:
+    edited = daemon.json("approvals", "approve", asked[0], "--input", '{"command": "ls"}')
+    assert edited["edited"] == {"command": "ls"}
+    done = daemon("approvals", "approve", "nosuchid", asked[1], code=3)
+    assert "no request `nosuchid`" in done.stderr
+    assert "approved" in done.stdout
+
+
+def test_all_at_once(daemon: Program, asked: list[str]) -> None:
+    told = daemon.lines("approvals", "reject", "--all", "--instance", "echo")
+    assert [item["id"] for item in told] == asked
+    assert "nothing waits" in daemon("approvals", "approve", "--all").stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("approve",), "name one or several IDs"),
+        (("approve", "x", "--all"), "name one or several IDs"),
+        (("reject", "x", "--instance", "echo"), "name one or several IDs"),
+        (("approve", "x", "--input", "["), "not JSON"),
+        (("approve", "x", "--input", "[]"), "JSON object"),
+        (("approve", "x", "y", "--input", "{}"), "for one ID"),
+    ],
+)
+def test_a_wrong_command_is_refused(aegis: Program, args: tuple[str, ...], told: str) -> None:
+    assert told in aegis("approvals", *args, code=2).stderr
+
+
+def test_part_of_an_id_must_be_that_of_one(daemon: Program, asked: list[str]) -> None:
+    done = daemon("approvals", "approve", asked[0][5:10], code=2)
+    assert "of 2 requests" in done.stderr
+
+
+def test_an_answer_outlives_its_instance_no_longer(daemon: Program, asked: list[str]) -> None:
+    daemon("instance", "delete", "echo")
+    assert daemon.lines("approvals", "list", "--all") == []
+
+
+def test_in_a_chat_it_is_asked_on_the_spot(daemon: Program, asked: list[str]) -> None:
+    with Terminal(daemon, "chat", "echo") as terminal:
+        terminal.expect("needs you")
+        terminal.expect("rm -r build")
+        terminal.expect("allow it?")
+        terminal.type("n\n")
+        terminal.expect("why not?")
+        terminal.type("not today\n")
+        terminal.expect("a.py")
+        terminal.expect("allow it?")
+        terminal.type("\n")
+        terminal.expect("echo> ")
+        terminal.type("\x04")
+        assert terminal.wait() == 0
+    first, second = daemon.lines("approvals", "list", "--all")
+    assert (first["state"], first["reason"]) == ("rejected", "not today")
+    assert second["state"] == "pending"

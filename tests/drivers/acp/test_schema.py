@@ -1,0 +1,46 @@
+"""What the driver writes, judged by the protocol's own library where that is installed (it is no dependency)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from acp_replay import NAMES, Played, plain
+
+from aegis.drivers import McpServer
+from aegis.drivers.acp.driver import _CLIENT, _INFO, _PROTOCOL, _mcp
+
+schema = pytest.importorskip("acp.schema", reason="the package agent-client-protocol is not installed")
+MODELS = {
+    "initialize": "InitializeRequest",
+    "session/new": "NewSessionRequest",
+    "session/load": "LoadSessionRequest",
+    "session/fork": "ForkSessionRequest",
+    "session/prompt": "PromptRequest",
+    "session/cancel": "CancelNotification",
+    "session/set_mode": "SetSessionModeRequest",
+}
+
+
+def judge(model: str, value: Any) -> None:
+    getattr(schema, model).model_validate(value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frames(name: str) -> None:
+    for frame in Played(name).written:
+        if (model := MODELS.get(frame.get("method", ""))) is not None:
+            judge(model, frame["params"])
+        elif "result" in frame:
+            judge("RequestPermissionResponse", frame["result"])
+
+
+def test_the_first_frames() -> None:
+    judge("InitializeRequest", {"protocolVersion": _PROTOCOL, "clientCapabilities": _CLIENT, "clientInfo": _INFO})
+    servers = [
+        McpServer(name="a", command=["x", "y"], env={"A": "b"}),
+        McpServer(name="b", url="http://127.0.0.1:1/mcp", headers={"Authorization": "Bearer T"}),
+    ]
+    made = [_mcp(server, plain("gemini"), {"http": True}) for server in servers]
+    judge("NewSessionRequest", {"cwd": "/workspace", "mcpServers": made})
+    judge("LoadSessionRequest", {"cwd": "/workspace", "mcpServers": made, "sessionId": "s"})
