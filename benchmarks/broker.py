@@ -35,6 +35,32 @@ _MODEL = "bench/model"
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"word " * 10 + b'"},"finish_reason":null}]}\n\n'
 _MB = 1_000_000
+_PAUSE = 0.001
+_PACED = f"""
+import socket, sys, threading, time
+count, pause = int(sys.argv[1]), float(sys.argv[2])
+piece = b"%x\\r\\n%s\\r\\n" % ({len(_DELTA)}, {_DELTA!r})
+
+def answer(connection):
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    requests = connection.makefile("rb")
+    while requests.readline():
+        size = 0
+        while (line := requests.readline().strip()) != b"":
+            if line.lower().startswith(b"content-length:"):
+                size = int(line.partition(b":")[2])
+        requests.read(size)
+        connection.sendall({_HEAD!r})
+        for _ in range(count):
+            connection.sendall(piece)
+            time.sleep(pause)
+        connection.sendall(b"0\\r\\n\\r\\n")
+
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+while True:
+    threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+"""
 
 
 def main(quick: bool) -> list[Row]:
@@ -67,7 +93,42 @@ def main(quick: bool) -> list[Row]:
         rows.append(row("20 MB up", times, None, f"{20 * _MB / times[len(times) // 2] / 1000:.0f} MB/s"))
     finally:
         server.close()
-    return rows
+    return [*rows, _paced(200 if quick else 2000, rounds)]
+
+
+def _paced(count: int, rounds: int) -> Row:
+    """The CPU of the broker for each piece of a stream that comes as a model writes. The server is a process of its own."""
+    with subprocess.Popen([sys.executable, "-c", _PACED, str(count), str(_PAUSE)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = f"http://127.0.0.1:{int(process.stdout.readline())}"
+        floor, used = [], []
+        for _ in range(rounds):
+            floor.append(uvloop.run(_read_all(url)) / count * 1000)
+            used.append(uvloop.run(_cpu_of_call(url)) / count * 1000)
+        process.kill()
+    note = f"{sorted(used)[0] * 1000:.0f} us at best; floor: reading them with asyncio"
+    return row("CPU for each piece of a paced stream", sorted(used), sorted(floor), note)
+
+
+async def _read_all(url: str) -> float:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    writer.write(b"POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n")
+    started = time.process_time()
+    while not (await reader.read(65536)).endswith(b"0\r\n\r\n"):
+        pass
+    used = time.process_time() - started
+    writer.close()
+    return used
+
+
+async def _cpu_of_call(url: str) -> float:
+    catalogue, broker, client = _broker(url)
+    await broker.serve(_Channel(_request("hello"), 1), client)  # loads what the first call loads
+    started = time.process_time()
+    await broker.serve(_Channel(_request("hello"), 1), client)
+    used = time.process_time() - started
+    await catalogue.close()
+    return used
 
 
 def _chunked(event: bytes, size: int) -> bytes:
@@ -173,7 +234,7 @@ for _ in range(rounds):
 async def _through_guest(server: Upstream, rounds: int) -> list[float]:
     """The same, asked for by a program beside the guest of a `process` sandbox."""
     folder = Path(tempfile.mkdtemp(prefix="aegis-bench-"))
-    catalogue, broker, client = _broker(server)
+    catalogue, broker, client = _broker(server.url)
     try:
         bundle.build(folder)
         ident = new_id("inst")
@@ -204,7 +265,7 @@ async def _up(server: Upstream, size: int, rounds: int) -> list[float]:
 
 
 async def _through(server: Upstream, rounds: int, text: str) -> list[float]:
-    catalogue, broker, client = _broker(server)
+    catalogue, broker, client = _broker(server.url)
     channel = _Channel(_request(text), rounds + 1)
     await broker.serve(channel, client)
     await catalogue.close()
@@ -217,8 +278,8 @@ def _request(text: str) -> bytes:
     return head.encode() + body
 
 
-def _broker(server: Upstream) -> tuple[Catalogue, Broker, BrokerClient]:
-    catalogue = Catalogue({"bench": ProviderSpec(name="bench", base_url=server.url, dialect="openai", free=True)})
+def _broker(url: str) -> tuple[Catalogue, Broker, BrokerClient]:
+    catalogue = Catalogue({"bench": ProviderSpec(name="bench", base_url=url, dialect="openai", free=True)})
 
     async def nothing(_: Call) -> None: ...
 

@@ -105,14 +105,17 @@ async def test_a_person_refuses(bench: Bench, program: Program) -> None:
 
 
 async def test_waiting_for_a_person_is_not_the_turn_s_time(bench: Bench, program: Program) -> None:
-    _instance, conversation, receipt = await asked(bench, program)
+    instance, conversation, receipt = await asked(bench, program)
+    limit = instance.launch.turn.turn_seconds
+    await bench.until(lambda: bench.house.agents.activity(instance).word == "needs-you" and not bench.clock.due(limit))  # it stands still
     await bench.clock.advance(100_000.0)
     assert conversation.asked("interrupt") == []
     await decide(bench, True)
     await conversation.until("answer")
-    await bench.clock.advance(3000.0)
+    await bench.until(lambda: bench.clock.due(limit))  # it goes on
+    await bench.clock.advance(limit - 1.0)
     assert conversation.asked("interrupt") == []
-    await bench.clock.advance(700.0)
+    await bench.clock.advance(1.0)
     await conversation.until("interrupt")
     answer = await bench.answer(receipt)
     assert answer.error is not None

@@ -24,8 +24,8 @@ EVIL = (
     "a\x1b]52;c;ZXZpbA==\x07b\x1b]0;title\x07\x1b]8;;http://evil\x1b\\c\x1b]133;C\x07\x1b[2J\x1b[1;1H\x1b[?1049h\x1b[31m\x1bP1$r\x1b\\\x1b_x\x1b\\"
     "\x9b31m\x9d52;c;eA==\x9c\x90x\x9c\rOVERWRITE\x08\x08\x07\x0b\x0c\x0e\x0f\x7f\u202eevil\u202c\u2066x\u2069\u200f\u061cend"
 )  # fmt: skip
-#: What the program itself may send: colours, and the line ends that the terminal makes.
-_OWN = re.compile(rb"\x1b\[[0-9;]*m|\r\n")
+#: What the program itself may send: colours, taking a passing line away, and the line ends that the terminal makes.
+_OWN = re.compile(rb"\x1b\[[0-9;]*m|\r\x1b\[2K|\r\n")
 _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\x80-\x9f]")
 
 

@@ -80,6 +80,7 @@ class Served:
         self.clock = ManualClock()
         self.holds: dict[str, float] = {}
         self.limits: list[tuple[Call, LimitHit]] = []
+        self.failures: list[int] = []  # for each that the program may try again: how many in a row
         self.broker = Broker(
             provider=self.providers.__getitem__,
             secret=self.secret,
@@ -87,6 +88,7 @@ class Served:
             record=self.record,
             held=self.holds.get,
             limited=self.limited,
+            failing=lambda call, times: self.failures.append(times),
             clock=self.clock,
         )
         self.url = ""

@@ -10,6 +10,7 @@ import pytest
 from aegis.core.clock import SystemClock
 from aegis.models.http import HttpProvider, Retries
 from aegis.models.names import ProviderSpec
+from aegis.services.broker.patience import PATIENCE
 
 BODY = b'{"model":"m","stream":true,"messages":[]}'
 DIALECTS = {
@@ -190,3 +191,34 @@ async def test_a_program_that_goes_away_ends_the_call_upstream(served: Any, upst
         await upstream.gone.wait()
     await served.ended()
     assert [call.outcome for call in served.recorded] == ["cancelled"]
+
+
+async def test_a_dead_provider_is_not_tried_for_ever(served: Any, upstream: Upstream, ask: Any) -> None:
+    upstream.behaviour = saying(500, b'{"error":{"message":"broken"}}')
+    assert (await ask())[0].status == 500
+    await served.clock.advance(PATIENCE - 1)
+    assert (await ask())[0].status == 500
+    await served.clock.advance(2)
+    reply, error = await ask()
+    assert (reply.status, reply.headers["x-should-retry"]) == (410, "false")
+    assert "has failed 3 times in 121 s" in error["message"]
+    assert "broken" in error["message"]
+    assert served.failures == [1, 2]
+
+
+async def test_an_answer_makes_patience_new(served: Any, upstream: Upstream, ask: Any) -> None:
+    for _ in range(3):
+        upstream.behaviour = saying(500, b'{"error":{}}')
+        assert (await ask())[0].status == 500
+        await served.clock.advance(PATIENCE - 1)
+        upstream.behaviour = saying(200, b'{"error":{}}')
+        assert (await ask())[0].status == 200
+    assert served.failures == [1, 1, 1]
+
+
+async def test_a_failure_after_a_long_rest_is_the_first(served: Any, upstream: Upstream, ask: Any) -> None:
+    upstream.behaviour = saying(500, b'{"error":{}}')
+    for _ in range(3):
+        assert (await ask())[0].status == 500
+        await served.clock.advance(301)
+    assert served.failures == [1, 1, 1]

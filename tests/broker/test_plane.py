@@ -13,7 +13,7 @@ from aegis.core.clock import ManualClock
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import Usage
 from aegis.daemon.models import Models
-from aegis.models.names import ProviderSpec
+from aegis.models.names import FAMILIES, ProviderSpec
 from aegis.services.agents import Instance, Launch, State
 from aegis.services.gate import Gate
 from aegis.store import Store
@@ -107,7 +107,7 @@ async def test_the_ledger_knows_who_told_and_how_long_the_first_byte_took(plane:
     assert (await plane.post("/v1/messages/count_tokens", ask()))[0] == 200
     assert plane.rows("turn, session, source, first_byte_ms, status") == [
         ("turn_1", "a:b", "broker", 0.0, 200),
-        (None, "a:b", "broker", 0.0, 200),  # a count is on record, but no use of the turn's
+        (None, "a:b", "count", 0.0, 200),  # a count is on record, but no use of the turn's
     ]
     (fact,) = plane.facts()
     assert (fact.source, fact.input > 0, fact.cost_usd) == ("broker", True, 0.0)
@@ -141,14 +141,15 @@ async def test_a_limit_is_remembered_for_its_turn_and_then_held(plane: Plane) ->
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     plane.instance = plane.of(model="mine/m", provider=spec(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
     assert (await plane.post("/v1/messages", ask(model="m")))[0] == 402
+    supply = f"mine at http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     ((instance, provider, resets_at, message),) = plane.limits
-    assert (instance, provider, resets_at) == ("inst_1", "mine", plane.clock.now() + 5000)
+    assert (instance, provider, resets_at) == ("inst_1", supply, plane.clock.now() + 5000)
     hit = plane.models.limit_of("turn_1")
     assert hit is not None
     assert (hit.provider, hit.resets_at, hit.message) == ("mine", resets_at, message)
     assert "tomorrow" in message
     server.close()
-    plane.models.held = {"mine": plane.clock.now() + 5000}.get
+    plane.models.held = {supply: plane.clock.now() + 5000}.get
     plane.turn = "turn_2"
     assert (await plane.post("/v1/messages", ask(model="m")))[0] == 402
     held = plane.models.limit_of("turn_2")
@@ -159,7 +160,7 @@ async def test_a_limit_is_remembered_for_its_turn_and_then_held(plane: Plane) ->
 
 
 async def test_which_models_a_session_may_be_switched_to(plane: Plane) -> None:
-    check: Callable[[str], str] = lambda name: plane.models.check_model(plane.instance, name)  # noqa: E731
+    check: Callable[[str], str] = lambda name: plane.models.check_model(plane.instance, name, ("anthropic",))  # noqa: E731
     assert check("echo") == check("scripted/echo") == "scripted/echo"
     assert check("anthropic/claude-x") == "anthropic/claude-x"
     for wrong, kind in (
@@ -176,6 +177,9 @@ async def test_which_models_a_session_may_be_switched_to(plane: Plane) -> None:
     with pytest.raises(AegisError, match="speaks the dialect openai"):
         check("openai/gpt-5")
     assert check("claude-y") == "anthropic/claude-y"
+    assert check("opus") == FAMILIES["opus"]
+    assert plane.models.check_model(plane.instance, "openai/gpt-5", ("anthropic", "openai")) == "openai/gpt-5"
+    assert plane.models.dialects(plane.instance, "openai/gpt-5") == frozenset({"openai", "responses"})
 
 
 async def test_sessions_use_what_they_were_switched_to(plane: Plane) -> None:

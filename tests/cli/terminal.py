@@ -16,10 +16,11 @@ _SECONDS = 30.0
 
 
 class Terminal:
-    """Runs `aegis` in a terminal of its own; a context manager that ends it."""
+    """Runs `aegis` in a terminal of its own; a context manager that ends it. `typed` was typed before it started."""
 
-    def __init__(self, program: Program, *args: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, program: Program, *args: str, environment: dict[str, str] | None = None, typed: str = "") -> None:
         self._fd, inner = pty.openpty()
+        os.write(self._fd, typed.encode())
         environment = {**program.environment, "TERM": "dumb", **(environment or {})}
         self._process = subprocess.Popen(
             program.argv(*args), stdin=inner, stdout=inner, stderr=inner, cwd=program.cwd, env=environment, start_new_session=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_doctor_names_each_program_and_every_bad_data_file(aegis: Program, tmp_p
     tools = tmp_path / "tools"
     tools.mkdir()
     for name, version in (("goodtool", "1.3.0"), ("oldtool", "0.9")):
-        (tools / name).write_text(f"#!{sys.executable}\nprint('{version}')\n")
+        (tools / name).write_text(f"#!{os.path.realpath(sys.executable)}\nprint('{version}')\n")
         (tools / name).chmod(stat.S_IRWXU)
     folder = aegis.home / "programs"
     folder.mkdir()

@@ -18,13 +18,23 @@ from aegis.store import Store
 
 Start = Callable[..., Any]
 RM = Asked(id="1", tool="Bash", input={"command": "rm -r build", "description": "tidy up"}, kind="execute", title="rm -r build")
+QUESTION = Asked(
+    id="3",
+    tool="AskUserQuestion",
+    kind="other",
+    question=True,
+    input={"questions": [{"question": "Which one?", "options": [{"label": "A", "description": "first"}, {"label": "B"}]}]},
+)
 WRITE = Asked(id="2", tool="Edit", input={"file_path": "a.py", "old_string": "x = 1", "new_string": "x = 2"}, kind="edit", title="a.py")
 
 
 @pytest.fixture
 def asked(daemon: Program, start: Start) -> list[str]:
     """Two requests of an agent `echo`, as the daemon finds them on disk; returns their ids."""
-    instance = start("echo")["id"]
+    return _asked(daemon, start("echo")["id"], RM, WRITE)
+
+
+def _asked(daemon: Program, instance: str, *requests: Asked) -> list[str]:
     daemon("down")
 
     async def ask() -> list[str]:
@@ -33,7 +43,7 @@ def asked(daemon: Program, start: Start) -> list[str]:
         try:
             approvals = Approvals(store, clock, Gate(store, clock))
             place = {"instance": instance, "session": "host:default", "turn": "turn_1"}
-            return [(await approvals.ask(**place, request=request)).id for request in (RM, WRITE)]
+            return [(await approvals.ask(**place, request=request)).id for request in requests]
         finally:
             await store.close()
 
@@ -133,3 +143,42 @@ def test_in_a_chat_it_is_asked_on_the_spot(daemon: Program, asked: list[str]) ->
     first, second = daemon.lines("approvals", "list", "--all")
     assert (first["state"], first["reason"]) == ("rejected", "not today")
     assert second["state"] == "pending"
+
+
+def test_an_answer_given_elsewhere_is_noticed_at_the_question(daemon: Program, asked: list[str]) -> None:
+    with Terminal(daemon, "chat", "echo") as terminal:
+        terminal.expect("allow it?")
+        daemon("approvals", "approve", asked[0])
+        shown = terminal.expect("allow it?")
+        assert "a.py" in shown
+        daemon("approvals", "reject", asked[1])
+        terminal.expect("echo> ")
+        terminal.type("hello\n")
+        terminal.expect("echo: hello")
+
+
+def test_what_was_typed_before_the_question_is_no_answer(daemon: Program, asked: list[str]) -> None:
+    with Terminal(daemon, "chat", "echo", typed="y\ny\n") as terminal:
+        terminal.expect("allow it?")
+        assert [item["state"] for item in daemon.lines("approvals", "list", "--all")] == ["pending", "pending"]
+        terminal.type("y\n")
+        terminal.expect("allow it?")
+    assert [item["state"] for item in daemon.lines("approvals", "list", "--all")] == ["approved", "pending"]
+
+
+def test_a_question_is_answered_by_a_number_or_in_words(daemon: Program, start: Start) -> None:
+    [ident] = _asked(daemon, start("echo")["id"], QUESTION)
+    assert "1 A  first" in daemon("approvals", "show", ident).stdout
+    with Terminal(daemon, "chat", "echo") as terminal:
+        terminal.expect("Which one?")
+        terminal.expect("your answer [1-2")
+        terminal.type("\n")
+        terminal.expect("it waits")
+        terminal.expect("echo> ")
+    assert daemon.json("approvals", "show", ident)["state"] == "pending"
+    with Terminal(daemon, "chat", "echo") as terminal:
+        terminal.expect("your answer")
+        terminal.type("2\n")
+        terminal.expect("echo> ")
+    found = daemon.json("approvals", "show", ident)
+    assert (found["state"], found["edited"]["answers"]) == ("approved", {"Which one?": "B"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,10 @@ def server() -> Iterator[ModelServer]:
 
 
 def test_the_script_mends_the_repository_across_the_death_of_its_daemon(aegis: Program) -> None:
-    done = aegis("demo", "--sandbox", "process")
+    with tempfile.TemporaryDirectory(prefix="aegis-") as folder:  # a short path, because a socket's path is
+        aegis.environment["TMPDIR"] = folder
+        done = aegis("demo", "--sandbox", "process")
+        assert not list(Path(folder).glob("aegis-demo-*")), "its home goes away with it"
     assert "not a real model" in done.stdout
     assert "✂ kill -9" in done.stdout
     for proof in ("spawn", "wake", "recovery", "tests before", "tests after"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -28,6 +29,18 @@ def test_streams_and_exit_codes_are_the_programs_own(box: Program) -> None:
     done = box("exec", "box", "--", "sh", "-c", "echo out; echo err >&2; exit 42", code=42)
     assert (done.stdout, done.stderr) == ("out\n", "err\n")
     box("exec", "box", "--", "sh", "-c", "kill -9 $$", code=137)
+
+
+def test_as_json_it_is_text_and_the_exit_code(box: Program) -> None:
+    done = box(
+        "exec", "box", "--json", "--", "sh", "-c", "printf 'out \\303'; sleep 0; printf '\\251\\n\\377'; echo err >&2; exit 3", code=3
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert "".join(item["text"] for item in found if item.get("stream") == "stdout") == "out \u00e9\n\ufffd"
+    assert [item["text"] for item in found if item.get("stream") == "stderr"] == ["err\n"]
+    assert found[-1] == {"exit_code": 3}
+    assert json.loads(box("run", "--json", "--sandbox", "process", "--", "true").stdout) == {"exit_code": 0}
+    assert json.loads(box("exec", "nobody", "--json", "--", "true", code=3).stderr)["kind"] == "not_found"
 
 
 def test_variables_and_directory_reach_it(box: Program, tmp_path: Path) -> None:

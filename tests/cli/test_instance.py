@@ -153,3 +153,11 @@ def test_the_working_directory_is_where_paths_are_meant(daemon: Program, tmp_pat
     (tmp_path / "data").mkdir()
     item = start("a", "--mount", "data:/data")
     assert item["mounts"] == [{"source": os.path.realpath(tmp_path / "data"), "target": "/data", "writable": False}]
+
+
+def test_the_first_instance_of_an_agent_has_its_name(daemon: Program) -> None:
+    daemon("agent", "add", "mine", "--model", "scripted/echo", "--user")
+    found = [daemon.json("instance", "start", "mine", "--sandbox", "process")["handle"] for _ in range(2)]
+    assert found[0] == "mine"
+    assert found[1] != "mine"
+    assert daemon.json("instance", "start", "agent", "--sandbox", "process", "--model", "scripted/echo")["handle"] != "agent"

@@ -86,6 +86,14 @@ def test_a_conversation_from_a_pipe(echo: Program) -> None:
     assert done.stderr == ""
 
 
+def test_a_conversation_from_a_pipe_as_json(script: Program) -> None:
+    done = script("chat", "script", "--json", stdin=b"[[say one]]\n[[error 400]]\n", code=1)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["data"]["outcome"] for event in found if event["type"] == "turn.finished"] == ["completed", "failed"]
+    assert "one" in [event["data"]["text"] for event in found if event["type"] == "turn.text"]
+    assert json.loads(done.stderr)["kind"] == "failed"
+
+
 def test_a_conversation_at_a_terminal(echo: Program) -> None:
     with Terminal(echo, "chat", "echo") as terminal:
         terminal.expect("echo> ")

@@ -106,7 +106,7 @@ def test_a_completion_script_is_printed_without_a_daemon(aegis: Program, shell: 
 
 
 def test_completion_knows_verbs_and_starts_no_daemon(aegis: Program) -> None:
-    assert aegis.complete("aegis st", 1) == ["status", "stats"]
+    assert aegis.complete("aegis st", 1) == ["stats", "status"]
     assert aegis.complete("aegis instance re", 2) == ["resume", "restart"]
     assert "--memory" in aegis.complete("aegis run --m", 2)
     assert aegis.complete("aegis exec ", 2) == []

@@ -27,10 +27,11 @@ def ev(type_: str, /, session: str = "host:default", instance: str = "inst_1", t
 def show(monkeypatch: pytest.MonkeyPatch) -> Show:
     """Show events; returns what a person sees where there is no terminal."""
 
-    def show(*events: dict[str, Any], **options: Any) -> str:
+    def show(*events: dict[str, Any], terminal: bool = False, **options: Any) -> str:
         buffer = io.BytesIO()
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, write_through=True))
         output = Output()
+        output._moves = terminal
         view = View(output, **options)
         for event in events:
             view.show(event)
@@ -225,12 +226,116 @@ def test_what_happens_to_the_instance_and_the_session(show: Show) -> None:
         ev("turn.presence", state="thinking"),
         ev("some.thing.new", x=1),
     )
-    assert "· running → failed: it died\n  | trace\n  | boom\n" in shown
+    assert "· failed: it died\n  | trace\n  | boom\n" in shown
     assert "anthropic gives no more until" in shown
     assert "(a guess)" in shown
     assert "no way to evil.example:443: no rule" in shown
     assert "good.example" not in shown
     assert "· claude-code 2.1 goes on\n· model a/b, mode plan\n✂ the conversation was shortened: 120k → 30k tokens\n· “Mending”\n" in shown
+
+
+def test_instances_that_come_and_go_do_not_interrupt(show: Show) -> None:
+    shown = show(
+        ev("turn.text", text="one", instance="a"),
+        ev("instance.state", state="paused", previous="running", instance="b", session=""),
+        ev("instance.state", state="stopped", previous="paused", reason="idle", instance="b", session=""),
+        ev("turn.text", text="two", instance="a"),
+        name=lambda place: " ".join(filter(None, place)),
+    )
+    assert shown == "── a host:default ──\none\n· b  stopped: idle\ntwo\n"
+
+
+def _edit(call: str, **given: Any) -> list[dict[str, Any]]:
+    """A tool that changes a file with a person's leave, as different programs word it."""
+    again = {"path": "/workspace/f", "old": given.get("old"), "new": given["new"]}
+    asked = ev("approval.requested", approval_id=f"appr_{call}", tool="Edit", kind="edit", input=given["input"], call_id=call)
+    answer = ev("approval.decided", approval_id=f"appr_{call}", verdict="approved", principal="person:ann")
+    return [
+        ev("turn.tool.call", call_id=call, name="Edit", kind="edit", input=given["input"]),
+        {**asked, "ts": 10.0},
+        {**answer, "ts": 14.0},
+        ev("turn.tool.result", call_id=call, name="Edit", kind="edit", ok=True, output="done", diffs=[again], ms=4500),
+    ]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"file_path": "/workspace/f", "old_string": "a", "new_string": "b"},
+        {"filePath": "f", "oldString": "a", "newString": "b"},
+        {"path": "/workspace/f", "old_text": "a", "new_text": "b"},
+    ],
+    ids=["claude-code", "opencode", "gemini"],
+)
+def test_a_change_is_shown_once_and_a_persons_time_is_not_the_tools(show: Show, given: dict[str, str]) -> None:
+    shown = show(*_edit("1", input=given, old="a", new="b\n"))
+    assert shown == (
+        "✏️ Edit  f\n⚠ needs you\n    f  +1 -1\n      -a\n      +b\n"
+        "    aegis approvals approve appr_1   or   aegis approvals reject appr_1\n"
+        "  ✓ approved by ann\n  ✓ f  +1 -1  500 ms\n"
+    ).replace("appr_1", "appr_1"[-6:])
+    other = show(*_edit("1", input=given, old="a", new="something else"))
+    assert "+something else\n" in other
+
+
+def test_who_is_asked_here_needs_no_commands(show: Show) -> None:
+    shown = show(ev("mail.accepted", message_id="m", sender="person:me", text="hi"), *_edit("1", input={"path": "f"}, new="b"), here=True)
+    assert "aegis approvals" not in shown
+    assert "✉" not in shown
+
+
+def test_a_refusal_is_told_once(show: Show) -> None:
+    shown = show(
+        ev("turn.tool.call", call_id="1", name="Bash", kind="execute", input={"command": "rm x"}),
+        ev("approval.requested", approval_id="appr_1", tool="Bash", kind="execute", input={"command": "rm x"}, call_id="1"),
+        ev("approval.decided", approval_id="appr_1", verdict="rejected", principal="person:ann", reason="keep it"),
+        ev("turn.tool.result", call_id="1", name="Bash", ok=False, output="The user rejected this tool call."),
+        here=True,
+    )
+    assert shown == "⌬ Bash  rm x\n⚠ needs you\n  ✗ rejected by ann: keep it\n"
+
+
+def test_questions_are_shown_with_their_answers(show: Show) -> None:
+    question = {"question": "Which one?", "options": [{"label": "A", "description": "first"}, {"label": "B"}]}
+    shown = show(
+        ev("approval.requested", approval_id="appr_1", tool="AskUserQuestion", kind="other", input={"questions": [question]}), here=True
+    )
+    assert shown == "⚠ needs you  ⏺ AskUserQuestion  1 question\n    Which one?\n    1 A  first\n    2 B\n"
+
+
+def test_a_limit_that_lasts_is_no_continuation(show: Show) -> None:
+    shown = show(
+        ev("instance.limited", provider="anthropic", until=0.0, session=""),
+        ev("turn.finished", outcome="limited", in_reply_to=[], error={"error": "x", "will_continue": True}),
+    )
+    assert shown.endswith("\n… it waits until then\n")
+
+
+def test_why_nothing_was_delivered_is_said_once(show: Show) -> None:
+    shown = show(
+        ev("turn.finished", outcome="failed", in_reply_to=["m"], error={"error": "no model"}),
+        ev("mail.failed", message_ids=["m"], reason="no model"),
+        ev("mail.failed", message_ids=["m"], reason="it expired"),
+    )
+    assert shown == "✗ failed: no model\n✗ not delivered: it expired\n"
+
+
+def test_what_goes_on_at_the_moment_has_a_passing_line_on_a_terminal(show: Show) -> None:
+    at_work = [
+        ev("turn.presence", state="thinking"),
+        ev("turn.tool.call", call_id="1", name="Bash", input={"command": "make"}),
+        ev("turn.tool.progress", call_id="1", text="one\ntwo \x1b[31m\n"),
+        ev("turn.tool.progress", call_id="1", title="Bash, 30 s"),
+        ev("turn.tool.result", call_id="1", name="Bash", ok=True, output="one\ntwo"),
+        ev("instance.activity", activity="starting"),
+        ev("turn.text.delta", text="done"),
+        ev("turn.tool.progress", call_id="1", text="too late"),
+        ev("turn.text", text="done"),
+    ]
+    assert show(*at_work) == "⏺ Bash  make\n  ✓ one  (+1 lines)\ndone\n"
+    gone = "\r\x1b[2K"
+    shown = show(*at_work, terminal=True).replace("\x1b[2m", "").replace("\x1b[0m", "")
+    assert shown == (f"  ⋯ thinking{gone}⏺ Bash  make\n  ⋯ two{gone}  ⋯ Bash, 30 s{gone}  ✓ one  (+1 lines)\n  ⋯ starting{gone}done\n")
 
 
 EVIL = "a\x1b]0;owned\x07b\x1b[31mc\u202ed\x9b2Je\rf"

@@ -190,6 +190,7 @@ def test_sessions_are_listed_and_forked(script: Program) -> None:
     assert (entry["session"], entry["turns"], entry["model"]) == ("host:default", 1, "scripted/directives")
     assert "host:default" in script("session", "list", "script").stdout
     assert "host:copy" in script("session", "fork", "script", "copy").stdout
+    assert script.complete("aegis chat script --session ", 4) == ["copy", "default"]
     assert {entry["session"] for entry in script.lines("session", "list", "script")} == {"host:default", "host:copy"}
     assert "remember me" in script("send", "script", "[[recall]]", "--session", "copy", "--wait").stdout
     assert "give --model" in script("session", "set", "script", code=2).stderr

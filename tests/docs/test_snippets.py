@@ -16,6 +16,7 @@ from tests.docs.snippets import Snippet, commands, run, snippets
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FAKE = ROOT / "tests" / "programs" / "fake_program.py"
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
@@ -27,14 +28,23 @@ def bwrap() -> bool:
     return program is not None and subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
+def _install_claude(folder: Path) -> None:
+    """A program in the place of Claude Code, which speaks as it does and says what a message spells out; it needs no model."""
+    folder.mkdir()
+    program = folder / "claude"
+    program.write_text(f"#!{os.path.realpath(sys.executable)}\n{FAKE.read_text()}")
+    program.chmod(0o755)
+
+
 @pytest.fixture
 def place(bwrap: bool) -> Iterator[tuple[Path, dict[str, str]]]:
     """A directory to work in, and an environment whose home and `aegis` are the ones under test."""
     base = Path(tempfile.mkdtemp(prefix="aegis-docs-"))  # a short path, because a socket's path is
     work = base / "work"
     work.mkdir()
+    _install_claude(base / "bin")
     env = {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), str(base / "bin"), os.environ.get("PATH", os.defpath)]),
         "HOME": str(base),
         "AEGIS_HOME": str(base / "h"),
         "NO_COLOR": "1",

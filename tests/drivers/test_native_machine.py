@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from aegis.core.events import Diff, Outcome, Text, TextDelta, Thinking, ThinkingDelta, ToolCall, ToolResult, TurnPresence
 from aegis.drivers import Accepted, Acknowledged, DriverEvent, Finished, Happened, Record
-from aegis.drivers.native import MAX_LINE, STDERR_TAIL, Broken, Machine
+from aegis.drivers.native import MAX_LINE, Machine
+from aegis.drivers.process import TAIL, Broken
 
 USER = {"role": "user", "content": [{"type": "text", "text": "go"}], "ids": ["m1"]}
 SAID = {
@@ -78,17 +79,17 @@ def test_death_at_each_frame(count: int) -> None:
     machine = Machine()
     torn = lines(FRAMES[count])[:-2] if count < len(FRAMES) else b""
     events = machine.feed(lines(*FRAMES[:count]) + torn)
-    machine.feed_stderr(b"MemoryError\n")
+    machine.output.aside(b"MemoryError\n")
     assert events == EVENTS[: len(events)]
-    assert machine.died(-9).stderr == "MemoryError"
-    assert machine.died(-9).exit == -9
+    assert machine.output.died(-9).stderr == "MemoryError"
+    assert machine.output.died(-9).exit == -9
 
 
 def test_what_it_does_not_know_is_passed_over() -> None:
     machine = Machine()
     noise = b'Traceback (most\n{"type":"news"}\n\n[1]\n{"kind":1}\n' + lines({"type": "accepted", "ids": [], "more": 1})
     assert machine.feed(noise) == [Accepted([])]
-    assert machine.died(1).stderr == "Traceback (most\n[1]"
+    assert machine.output.died(1).stderr == "Traceback (most\n[1]"
 
 
 @pytest.mark.parametrize(
@@ -132,10 +133,10 @@ def test_a_line_without_end() -> None:
 def test_the_tail_of_stderr() -> None:
     machine = Machine()
     for _ in range(100):
-        machine.feed_stderr(b"x" * 1000)
-    machine.feed_stderr(b"the end")
-    end = machine.died(None, "our reason")
-    assert len(end.stderr) == STDERR_TAIL + 1 + len("our reason")
+        machine.output.aside(b"x" * 1000)
+    machine.output.aside(b"the end")
+    end = machine.output.died(None, "our reason")
+    assert len(end.stderr) == TAIL + 1 + len("our reason")
     assert end.stderr.endswith("the end\nour reason")
 
 

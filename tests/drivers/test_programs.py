@@ -19,6 +19,7 @@ from aegis.drivers.programs import Programs, ProgramSpec, compare
 from aegis.sandboxes import Mount
 
 ELF = Path("/usr/bin/true").resolve()
+PYTHON = os.path.realpath(sys.executable)  # not that of the virtual environment: the path in a `#!` line has no spaces
 CPU = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), "none")
 SPEC = ProgramSpec(name="tool", command=("tool",), pinned="1.2.3", oldest="1.0", install="npm install -g tool@1.2.3")
 
@@ -26,7 +27,7 @@ SPEC = ProgramSpec(name="tool", command=("tool",), pinned="1.2.3", oldest="1.0",
 def script(path: Path, body: str, interpreter: str | None = None) -> Path:
     """An executable script; of this test's Python unless another interpreter is named."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!{interpreter or sys.executable}\n{body}")
+    path.write_text(f"#!{interpreter or PYTHON}\n{body}")
     path.chmod(0o755)
     return path
 

@@ -148,8 +148,8 @@ async def test_the_environment_inside(outside: Outside, tmp_path: Path) -> None:
     assert len(await outside.egress.warnings(outside.instance)) == 1
 
 
-async def test_this_machines_own_tools_can_be_asked() -> None:
-    """Whatever they say here: it can be read."""
-    environ = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")}
-    told = await Packages(environ, ManualClock()).sources()
+async def test_this_machines_own_tools_can_be_asked(tmp_path: Path) -> None:
+    """Whatever they say here: it can be read, and being asked they leave nothing in anybody's home."""
+    told = await Packages({"PATH": os.environ["PATH"], "HOME": str(tmp_path)}, ManualClock()).sources()
     assert all("@" not in value for value in told.environment.values())
+    assert not list(tmp_path.iterdir())

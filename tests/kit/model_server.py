@@ -97,6 +97,11 @@ class ModelServer:
         with self._changed:
             self._faults.append(Fault(times, status, headers or {}, body, cut_after, content_type, hang, when))
 
+    def mend(self) -> None:
+        """Nothing goes wrong any more."""
+        with self._changed:
+            self._faults.clear()
+
     def until(self, holds: Callable[[], Any], timeout: float = 30.0) -> None:
         """Return when `holds` does; it is asked again whenever something happened here. Fails with what came in."""
         with self._changed:

@@ -162,5 +162,6 @@ async def test_pictures_are_kept_in_their_order(bench: Bench, monkeypatch: pytes
     await bench.house.agents.disable(OWNER, instance)
     webp, jpeg = b"RIFF1234WEBPVP8 ", b"\xff\xd8\xff\xe0"
     receipt = await bench.send(instance, "look", images=[Image("image/webp", webp), Image("image/png", PNG), Image("image/jpeg", jpeg)])
-    assert [image.data for image in (await bench.house.mail.images([receipt.id]))[receipt.id]] == [webp, PNG, jpeg]
+    assert [image.data for image in (await bench.house.mail.images(instance.id, [receipt.id]))[receipt.id]] == [webp, PNG, jpeg]
+    assert await bench.house.mail.images("inst_other", [receipt.id]) == {}
     assert bench.house.mail.image_sizes([receipt.id]) == {receipt.id: len(webp + PNG + jpeg)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ from aegis.cli.output import Output, Piece
 from aegis.cli.reach import client
 from aegis.cli.verbs import Verb
 from aegis.core.errors import AegisError, ErrorKind, unknown_name
+from aegis.core.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -160,21 +162,63 @@ def _is_part(ident: str, part: str) -> bool:
 
 
 def ask_here(out: Output, daemon: Client, ident: str) -> None:
-    """Ask the person at the terminal, in the middle of a turn. Without an answer the request goes on waiting."""
-    said = out.read_line("    allow it? [y/n, Enter: later] ").strip().lower()
-    if not said or said[0] not in "yn":
-        return
-    reason = "" if said[0] == "y" else out.read_line("    why not? the agent reads it: ").strip()
-    answer(out, daemon, ident, approve=said[0] == "y", reason=reason)
+    """Ask the person at the terminal, in the middle of a turn. Without an answer the request goes on waiting; one that is answered
+    elsewhere meanwhile, or withdrawn, is not asked any more."""
+    with ExitStack() as stack:
+        bell: int | None = None
+        with suppress(AegisError):  # then there is nobody to tell of answers from elsewhere, nor to take ours: it is started again for that
+            head = int(daemon.status()["head"])
+            bell = stack.enter_context(daemon.follow_events(head, types=("approval.decided",))).fileno()
+            item = daemon.approvals.get(ident)
+            if item["state"] != "pending":
+                return
+            if questions := blocks.asked_of_a_person(item["input"]):
+                _choose(out, daemon, item, questions, bell)
+                return
+        said = out.read_answer("    allow it? [y/n, Enter: later] ", bell, lambda: _over(daemon, ident))
+        if said is None:
+            return
+        if said[:1].lower() not in ("y", "n"):
+            out.hint(f"it waits: `aegis approvals approve {blocks.short_id(ident)}`, or `reject`")
+            return
+        yes, reason = said[0].lower() == "y", ""
+        if not yes:
+            reason = out.read_answer("    why not? the agent reads it: ", bell, lambda: _over(daemon, ident)) or ""
+    answer(out, daemon, ident, approve=yes, reason=reason)
 
 
-def answer(out: Output, daemon: Client, ident: str, *, approve: bool, reason: str) -> None:
+def _choose(out: Output, daemon: Client, item: ApprovalInfo, questions: Sequence[dict[str, Any]], bell: int) -> None:
+    """Let the person answer the questions of an agent, each by a number or in words."""
+    ident, answers = item["id"], {}
+    for question in questions:
+        text, labels = str(question["question"]), [str(option.get("label") or "") for option in question["options"]]
+        which = f"{one_line(text, 60)}  " if len(questions) > 1 else ""
+        numbers = f"1-{len(labels)}, or " if labels else ""
+        said = out.read_answer(f"    {which}your answer [{numbers}in words, Enter: later] ", bell, lambda: _over(daemon, ident))
+        if said is None:
+            return
+        if not said:
+            out.hint(f"it waits: `aegis chat {item['handle']}` asks again, `aegis approvals reject {blocks.short_id(ident)}` declines")
+            return
+        answers[text] = labels[int(said) - 1] if said.isdecimal() and 0 < int(said) <= len(labels) else said
+    answer(out, daemon, ident, approve=True, reason="", given={**item["input"], "answers": answers})
+
+
+def _over(daemon: Client, ident: str) -> bool:
+    """Whether a request does not wait any more."""
+    try:
+        return daemon.approvals.get(ident)["state"] != "pending"
+    except AegisError as error:
+        return error.kind is ErrorKind.NOT_FOUND
+
+
+def answer(out: Output, daemon: Client, ident: str, *, approve: bool, reason: str, given: dict[str, Any] | None = None) -> None:
     """Answer a request; one that was answered elsewhere meanwhile is not an error, and a daemon that died is started again."""
     from aegis.client import launch
 
     for last in (False, True):
         try:
-            daemon.approvals.decide(ident, approve, reason=reason)
+            daemon.approvals.decide(ident, approve, reason=reason, input=given)
             return
         except AegisError as exc:
             if exc.kind is ErrorKind.UNREACHABLE and not last:

@@ -12,7 +12,7 @@ from aegis.cli.render import compact, moment
 from aegis.core.text import one_line, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 Line = list[Piece]
 
@@ -27,6 +27,16 @@ DIFF_LINES: Final = 14
 ERROR_LINES: Final = 6
 PLAN_LINES: Final = 20
 INPUT_LINES: Final = 8
+#: Where the workspace is inside, which need not be told.
+_INSIDE: Final = "/workspace"
+_WORKSPACE: Final = f"{_INSIDE}/"
+#: Which part of a tool's input says best what it is about, and how the parts of a change in a file are called.
+_SAYING: Final = ("command", "file_path", "filePath", "absolute_path", "path", "pattern", "query", "url", "description", "prompt")
+_EDITED: Final = (
+    ("file_path", "filePath", "absolute_path", "path"),
+    ("old_string", "oldString", "old_text", "old"),
+    ("new_string", "newString", "new_text", "new", "content"),
+)
 _DIFFED: Final = 2000  # the most lines of one side that are compared
 #: Columns where there is no terminal.
 WIDE: Final = 160
@@ -62,33 +72,50 @@ def span(ms: float) -> str:
 
 def tool(data: Mapping[str, Any]) -> Line:
     """A tool that is about to run: its sign, its name, what for."""
-    name = str(data.get("name") or data.get("tool") or "")
-    return [f"{GLYPHS.get(data.get('kind', 'other'), GLYPHS['other'])} ", (one_line(name, 60), "bold"), f"  {_about(data)}"]
+    name, about = str(data.get("name") or data.get("tool") or ""), _about(data)
+    sign = GLYPHS.get(data.get("kind", "other"), GLYPHS["other"])
+    return [f"{sign} ", (one_line(name, 60), "bold"), *([f"  {about}"] if about else [])]
 
 
-def result(data: Mapping[str, Any], *, named: bool, room: int) -> list[Line]:
-    """What a tool gave back: one line where it went well, some more where not, and what it changed."""
+def result(
+    data: Mapping[str, Any], *, named: bool, room: int, ms: float | None = None, seen: Collection[tuple[str, str]] = ()
+) -> list[Line]:
+    """What a tool gave back: one line where it went well, some more where not, and what it changed.
+
+    Args:
+        ms: how long it worked, where that is not what it says itself.
+        seen: changes, as `change` makes them, that a person has before their eyes already.
+    """
     output = printable(str(data.get("output") or "")).strip()
     lines = output.splitlines()
     name: Line = [(f"{one_line(str(data.get('name') or ''), 40)}: ", "dim")] if named else []
-    took: Piece = (f"  {span(data['ms'])}" if data.get("ms") else "", "dim")
-    diffs = data.get("diffs") or []
+    ms = data.get("ms") if ms is None else ms
+    took: Line = [(f"  {span(ms)}", "dim")] if ms else []
+    diffs = [(change(each) in seen, diff(each, room)) for each in data.get("diffs") or []]
+    if data.get("ok") and len(diffs) == 1:
+        known, (head, *body) = diffs[0]
+        return [[("✓ ", "green"), *name, *head, *took], *([] if known else body)]
     found: list[Line]
     if data.get("ok"):
-        said = "" if diffs else one_line(lines[0] if lines else "", room)
-        more: Piece = (f"  (+{len(lines) - 1} lines)" if len(lines) > 1 and not diffs else "", "dim")
-        found = [[("✓ ", "green"), *name, (said, "dim"), more, took]]
+        said = [] if diffs or not lines else [(one_line(lines[0], max(room - 24, 20)), "dim")]
+        more = [(f"  (+{len(lines) - 1} lines)", "dim")] if len(lines) > 1 and not diffs else []
+        found = [[("✓", "green"), *([" "] if name or said else []), *name, *said, *more, *took]]
     else:
-        found = [[("✗ ", "red"), *name, (one_line(lines[0] if lines else "it failed", room), "red"), took]]
-        found += [[("  ", ""), (one_line(line, room), "red")] for line in lines[1:ERROR_LINES] if line.strip()]
+        found = [[("✗ ", "red"), *name, (one_line(lines[0] if lines else "it failed", max(room - 10, 20)), "red"), *took]]
+        found += [["  ", (one_line(line, room), "red")] for line in lines[1:ERROR_LINES] if line.strip()]
         found += _rest(len(lines) - ERROR_LINES)
-    for each in diffs:
-        found += diff(each, room)
+    for known, (head, *body) in diffs:
+        found += [["  ", *head], *([] if known else body)]
     return found
 
 
+def change(data: Mapping[str, Any]) -> tuple[str, str]:
+    """What tells one change from another: the texts before and after, wherever they stand."""
+    return str(data.get("old") or "").strip("\n"), str(data.get("new") or "").strip("\n")
+
+
 def diff(data: Mapping[str, Any], room: int) -> list[Line]:
-    """A change in a file: its path, how many lines came and went, the first of them."""
+    """A change in a file: its path and how many lines came and went, then the first of them."""
     from difflib import unified_diff
 
     old, new = (str(data.get(side) or "").splitlines() for side in ("old", "new"))
@@ -97,10 +124,10 @@ def diff(data: Mapping[str, Any], room: int) -> list[Line]:
     plus, minus = (sum(line.startswith(sign) for line in changed) for sign in "+-")
     fresh = " (new)" if data.get("old") is None else ""
     cut = " (only the beginning was compared)" if data.get("truncated") or max(len(old), len(new)) > _DIFFED else ""
-    found: list[Line] = [
-        ["  ", (one_line(str(data.get("path") or ""), room), "bold"), fresh, (f"  +{plus}", "green"), (f" -{minus}", "red"), (cut, "dim")]
-    ]
-    shown = changed if data.get("old") else changed[1:]  # all of a new text is one hunk
+    path = one_line(str(data.get("path") or "").removeprefix(_WORKSPACE), room)
+    found: list[Line] = [[(path, "bold"), fresh, (f"  +{plus}", "green"), (f" -{minus}", "red"), *([(cut, "dim")] if cut else [])]]
+    # Where the first hunk is at the beginning of what was compared, its head says nothing.
+    shown = changed[1:] if changed and changed[0].startswith(("@@ -1 ", "@@ -1,", "@@ -0,0 ")) else changed
     for line in shown[:DIFF_LINES]:
         text = one_line_kept(line, room)
         found.append(["    ", (text, {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "dim"))])
@@ -118,21 +145,54 @@ def plan(entries: Sequence[Mapping[str, Any]]) -> list[Line]:
     return found + _rest(len(entries) - PLAN_LINES, "steps")
 
 
-def request(data: Mapping[str, Any], ident: str, room: int, *, again: bool = False) -> list[Line]:
+def request(data: Mapping[str, Any], ident: str, room: int, *, again: bool = False, commands: bool = True) -> list[Line]:
     """What an agent asks leave for, and the commands that answer it. `again`: the tool stands in the line above."""
     arguments = dict(data.get("input") or {})
     found: list[Line] = [[("⚠ needs you", "alert"), *([] if again else ["  ", *tool(data)])]]
-    before, after = arguments.get("old_string", ""), arguments.get("new_string", arguments.get("content"))
-    path = arguments.get("file_path") or arguments.get("path")
-    if data.get("kind") == "edit" and path and isinstance(before, str) and isinstance(after, str):
-        found += [["  ", *line] for line in diff({"path": path, "old": before, "new": after}, room)]
+    wanted = edit(data)
+    if questions := asked_of_a_person(arguments):
+        for question in questions:
+            found.append(["    ", (one_line(str(question.get("question") or ""), 1000), "bold")])
+            for n, option in enumerate(question["options"], 1):
+                about = one_line(str(option.get("description") or ""), 300)
+                found.append([
+                    "    ", (f"{n} ", "cyan"), one_line(str(option.get("label") or ""), 200), (f"  {about}" if about else "", "dim")
+                ])  # fmt: skip
+    elif wanted is not None:
+        head, *body = diff(wanted, room)
+        found += [["    ", *head], *(["  ", *line] for line in body)]
     else:
-        details = [(key, value) for key, value in arguments.items() if compact(value) != _about(data)]
+        details = [
+            (key, value) for key, value in arguments.items() if compact(value).removeprefix(_WORKSPACE) not in (_about(data), _INSIDE)
+        ]
         found += [["    ", (f"{one_line(key, 40)}: ", "dim"), one_line(compact(value), room)] for key, value in details[:INPUT_LINES]]
         found += _rest(len(details) - INPUT_LINES)
     short = short_id(ident)
-    found.append(["    ", (f"aegis approvals approve {short}", "cyan"), "   or   ", (f"aegis approvals reject {short}", "cyan")])
+    if commands:
+        found.append(["    ", (f"aegis approvals approve {short}", "cyan"), "   or   ", (f"aegis approvals reject {short}", "cyan")])
     return found
+
+
+def edit(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The change in a file that a tool is to make, in whichever words the program says it; None when it is none that can be shown."""
+    given = data.get("input") or {}
+    if data.get("kind") != "edit":
+        return None
+    path, old, new = (next((given[key] for key in keys if given.get(key) is not None), None) for keys in _EDITED)
+    if not isinstance(path, str) or not isinstance(new, str) or not isinstance(old, str | None):
+        return None
+    return {"path": path, "old": old or "", "new": new}  # what was there before need not be known
+
+
+def asked_of_a_person(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The questions with answers to choose from that a tool puts to a person; none for a tool that asks nothing of the kind."""
+    questions = given.get("questions")
+    found = [each for each in questions if isinstance(each, dict)] if isinstance(questions, list) else []
+    return [
+        {**each, "options": [option for option in each["options"] if isinstance(option, dict)]}
+        for each in found
+        if each.get("question") and isinstance(each.get("options"), list)
+    ]
 
 
 def decided(data: Mapping[str, Any]) -> Line:
@@ -193,13 +253,18 @@ def one_line_kept(text: str, limit: int) -> str:
 
 def _about(data: Mapping[str, Any]) -> str:
     """What a tool is used for, in a line."""
-    title = one_line(str(data.get("title") or ""))
-    if title:
-        return title
+    title, name = one_line(str(data.get("title") or "")), str(data.get("name") or data.get("tool") or "")
+    if title and title != name:
+        return title.removeprefix(_WORKSPACE)
     arguments = data.get("input") or {}
-    if isinstance(arguments, dict) and len(arguments) == 1:
-        return compact(next(iter(arguments.values())))
-    return compact(arguments) if arguments else ""
+    if not isinstance(arguments, dict):
+        return compact(arguments)
+    known = next((arguments[key] for key in _SAYING if isinstance(arguments.get(key), str)), None)
+    if known is None and len(arguments) == 1:
+        key, known = next(iter(arguments.items()))
+        if isinstance(known, list | dict):
+            return f"{len(known)} {one_line(key.removesuffix('s') if len(known) == 1 else key, 40)}"
+    return compact(arguments if known is None else known).removeprefix(_WORKSPACE) if arguments else ""
 
 
 def _rest(more: int, what: str = "lines") -> list[Line]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,13 +24,13 @@ from aegis.client.images import read_image
 from aegis.core.errors import AegisError, ErrorKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from aegis.client.api import Client
     from aegis.client.shapes import ImageSpec, InstanceInfo, Session
 
 
-@click.command(cls=Verb, json=False)
+@click.command(cls=Verb)
 @handle_argument
 @session_option
 @image_option
@@ -46,7 +46,7 @@ def chat(
     The answer is shown as it comes, with the tools it uses. What the agent asks leave for you can answer on the spot, or later with
     `aegis approvals`. Ctrl-C cuts the turn; twice at the prompt, or Ctrl-D, leaves. The conversation stays and can be gone on with.
     From a pipe each line is a message, and the exit code is that of the last turn that did not complete. Pictures go with the first
-    message.
+    message. With --json the answer is the events of the turns, one on a line.
 
     \b
     Examples:
@@ -61,7 +61,7 @@ def chat(
         item = daemon.sessions.configure(item["id"], session, model=model, mode=mode, effort=effort)
     out.live = True
     if out.interactive:
-        out.say((item["handle"], "bold"), (f"  {item.get('model') or ''}  {':'.join(session)}", "dim"))
+        out.say((item["handle"], "bold"), (f"  {_runs_with(item, session)}", "dim"))
         render.cautions(out, item)
         _waiting(out, daemon, item["id"], session)
     code = 0
@@ -70,12 +70,18 @@ def chat(
         pictures = []
         if failure is None:
             continue
-        if out.interactive and failure.kind is ErrorKind.INTERRUPTED:
-            out.say(("cut", "yellow"))
-        else:
+        if not (out.interactive and failure.kind is ErrorKind.INTERRUPTED):
             out.error(failure)
         code = failure.exit_code
     return 0 if out.interactive else code
+
+
+def _runs_with(item: InstanceInfo, session: Session) -> str:
+    """The program of a conversation, and what it runs with."""
+    key = ":".join(session)
+    entry: Mapping[str, Any] = next((entry for entry in item["sessions"] if entry["session"] == key), item)
+    found = [item.get("driver"), entry.get("model"), *(f"{name} {entry[name]}" for name in ("mode", "effort") if entry.get(name))]
+    return "  ".join([*(str(word) for word in found if word), key])
 
 
 def _lines(out: Output, handle: str) -> Iterator[str]:
@@ -108,9 +114,9 @@ def _waiting(out: Output, daemon: Client, instance: str, session: Session) -> No
     """What the agent asked in this conversation while nobody was here."""
     for asked in daemon.approvals.list(instance=instance):
         if asked["session"] == ":".join(session):
-            for line in blocks.request(asked, asked["id"], (out.columns or blocks.WIDE) - 12):
+            for line in blocks.request(asked, asked["id"], (out.columns or blocks.WIDE) - 12, commands=False):
                 out.say(*line)
-            with suppress(KeyboardInterrupt, EOFError):
+            with suppress(KeyboardInterrupt):
                 approvals.ask_here(out, daemon, asked["id"])
 
 
@@ -118,7 +124,7 @@ def _turn(
     out: Output, daemon: Client, item: InstanceInfo, session: Session, text: str, images: Sequence[ImageSpec] = ()
 ) -> AegisError | None:
     """Send one message and show the turn that answers it; returns its error if it did not complete."""
-    view, place = View(out, failures=False), ":".join(session)
+    view, place = View(out, failures=False, here=out.interactive), ":".join(session)
 
     def ended(told: str) -> None:
         view.close()
@@ -136,6 +142,7 @@ def _turn(
                     cursor = event["seq"]
                     if event.get("session") not in (None, place):
                         continue
+                    out.data(event)
                     view.show(event)
                     data = event["data"]
                     if event["type"] == "turn.finished" and receipt["id"] in data["in_reply_to"]:
@@ -145,15 +152,18 @@ def _turn(
                         return undelivered(item["handle"], data["reason"])
                     elif event["type"] == "approval.requested" and out.interactive:
                         approvals.ask_here(out, daemon, data["approval_id"])
+                    elif event["type"] == "instance.limited" and out.interactive:
+                        out.hint("Ctrl-C tries at once; twice leaves, and it goes on without you")
                     elif event["type"] == "instance.deleted":
                         return undelivered(item["handle"], "the instance was deleted")
-        except (AegisError, EOFError) as exc:
+        except AegisError as exc:
             view.close()
-            return exc if isinstance(exc, AegisError) else AegisError(ErrorKind.INTERRUPTED, "you left; the turn goes on")
+            return exc
         except KeyboardInterrupt:
+            if not view.close():
+                out.say()  # after what the terminal shows of the key
             if cancelled:
                 raise
             cancelled = True
-            view.close()
             with suppress(AegisError):  # then there is no turn to cut: the daemon died, or the instance was deleted
                 daemon.mail.cancel(item["id"], session)

@@ -6,7 +6,7 @@ import click
 
 from aegis.cli.verbs import Row, Table
 
-_DAEMON, _INSTANCES, _TALK, _WATCH, _SET = "The daemon", "Instances", "Talking to an agent", "Watching", "Settings"
+_BEGIN, _TALK, _WATCH, _RUN, _DAEMON = "To begin", "Talking to an agent", "Watching", "Running a command", "The daemon"
 
 INSTANCE = Table(
     "instance",
@@ -82,40 +82,43 @@ AUDIT = Table("audit", "The record of what was allowed and done.", {"list": Row(
 
 ROOT = Table(
     "aegis",
-    "Run teams of AI agents on your own machine, each in its own sandbox.\n\n"
-    "The daemon is started by the first verb that needs it. Exit codes: 0 ok, 1 the work failed, 2 usage, 3 not found, "
-    "4 denied, 5 a limit or budget, 6 timeout, 7 no daemon, 130 interrupted.",
+    "Run AI agents on your own machine, each in its own sandbox: Claude Code, Gemini CLI, OpenCode, Aegis's own, or one that you "
+    "describe.\n\n"
+    "First steps: `aegis doctor`, `aegis agent add NAME`, `aegis instance start NAME`, `aegis chat HANDLE`; `aegis demo` needs nothing at "
+    "all. The daemon is started by the first verb that needs it.\n\n"
+    "Exit codes: 0 ok, 1 the work failed, 2 usage, 3 not found, 4 denied, 5 a limit or budget, 6 timeout, 7 no daemon, 130 interrupted.",
     {
-        "up": Row("daemon", "up", "Start the daemon.", _DAEMON),
-        "down": Row("daemon", "down", "Stop the daemon and every instance.", _DAEMON),
-        "status": Row("daemon", "status", "Say whether the daemon runs, and what it holds.", _DAEMON),
-        "doctor": Row("daemon", "doctor", "Examine this machine and say what to mend.", _DAEMON),
-        "backup": Row("daemon", "backup", "Write a copy of the database to a file.", _DAEMON),
-        "serve": Row("daemon", "serve", "Run the daemon in the foreground.", _DAEMON),
-        "ls": Row("instance", "show_list", "List the instances.", _INSTANCES),
-        "ps": Row("watch", "ps", "Show what each instance uses.", _INSTANCES),
-        "exec": Row("execute", "exec_", "Run a command in an instance.", _INSTANCES),
-        "run": Row("execute", "run", "Run a command in a sandbox made for it.", _INSTANCES),
+        "doctor": Row("daemon", "doctor", "Examine this machine and say what to mend.", _BEGIN),
+        "demo": Row("demo", "demo", "Show the main job: an agent in a sandbox mends a real repository while its daemon is killed.", _BEGIN),
+        "completion": Row("completion", "completion", "Print the completion script of a shell.", _BEGIN),
         "chat": Row("chat", "chat", "Talk with an agent, line by line.", _TALK),
         "send": Row("talk", "send", "Send a message.", _TALK),
+        "cancel": Row("talk", "cancel", "Cut the turn that runs.", _TALK),
         "read": Row("talk", "read", "Read what came back.", _TALK),
         "transcript": Row("talk", "transcript", "Show a whole conversation.", _TALK),
         "mail": Row("talk", "mail", "Show the messages to an agent and how far each came.", _TALK),
         "watch": Row("watching", "watch", "Watch agents at work.", _WATCH),
+        "ls": Row("instance", "show_list", "List the instances.", _WATCH),
+        "ps": Row("watch", "ps", "Show what each instance uses.", _WATCH),
         "stats": Row("stats", "stats", "Show what agents used: tokens, money, tools, time.", _WATCH),
         "logs": Row("watch", "logs", "Show what the programs of an instance wrote.", _WATCH),
         "events": Row("watch", "events", "Show what happened.", _WATCH),
-        "completion": Row("completion", "completion", "Print the completion script of a shell.", _SET),
-        "demo": Row("demo", "demo", "Show the main job: an agent in a sandbox mends a real repository while its daemon is killed.", _SET),
+        "exec": Row("execute", "exec_", "Run a command in an instance.", _RUN),
+        "run": Row("execute", "run", "Run a command in a sandbox made for it.", _RUN),
+        "up": Row("daemon", "up", "Start the daemon.", _DAEMON),
+        "down": Row("daemon", "down", "Stop the daemon and every instance.", _DAEMON),
+        "status": Row("daemon", "status", "Say whether the daemon runs, and what it holds.", _DAEMON),
+        "backup": Row("daemon", "backup", "Write a copy of the database to a file.", _DAEMON),
+        "serve": Row("daemon", "serve", "Run the daemon in the foreground.", _DAEMON),
     },
     {
+        "agent": AGENT,
         "instance": INSTANCE,
         "session": SESSION,
         "approvals": APPROVALS,
-        "agent": AGENT,
+        "egress": EGRESS,
         "secret": SECRET,
         "config": CONFIG,
-        "egress": EGRESS,
         "audit": AUDIT,
     },
 )

@@ -161,13 +161,14 @@ class Demo:
         return 0 if before and after == 0 else 1
 
     def end(self) -> None:
-        """Stop the daemon."""
+        """Stop the daemon, and return when its process is gone: until then it writes to its home."""
         path = launch.socket_path(self._home)
         if launch.answers(path):
-            Client(path).shutdown()
-            deadline = time.monotonic() + 10
-            while launch.answers(path) and time.monotonic() < deadline:
-                time.sleep(0.02)
+            daemon = Client(path)
+            descriptor = os.pidfd_open(daemon.status()["pid"])
+            daemon.shutdown()
+            select.select([descriptor], [], [], 30)
+            os.close(descriptor)
 
     def _up(self, what: str, detail: str) -> Client:
         started = time.perf_counter()

@@ -1,12 +1,13 @@
 """Running a command in a sandbox: `exec` in an instance that is there, `run` in one made for it.
 
-Output goes through byte for byte as it comes, the exit code is the command's own (128 + n for a signal), and ending this
-program ends the command.
+Output goes through byte for byte as it comes, or with `--json` as text in objects; the exit code is the command's own (128 + n
+for a signal), and ending this program ends the command.
 """
 
 from __future__ import annotations
 
 import base64
+import codecs
 import os
 import secrets
 import signal
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
     from aegis.client.api import Client
 
 _CHUNK = 64 * 1024
+_STREAMS = {1: "stdout", 2: "stderr"}
 _REMOVED_SECONDS = 30.0
 
 
-@click.command("exec", cls=Verb, json=False, tail="-- COMMAND...")
+@click.command("exec", cls=Verb, tail="-- COMMAND...")
 @handle_argument
 @click.option("--cwd", metavar="DIR", help="The directory inside to run it in; the workspace if not given.")
 @click.option("--env", type=Pair(), multiple=True, help="A variable for the command.")
@@ -44,7 +46,8 @@ _REMOVED_SECONDS = 30.0
 def exec_(out: Output, handle: str, command: tuple[str, ...], cwd: str | None, env: tuple[tuple[str, str], ...], interactive: bool) -> int:
     """Run a command in an instance.
 
-    Its output comes through unchanged and its exit code is kept. Ctrl-C ends it.
+    Its output comes through unchanged and its exit code is kept. Ctrl-C ends it. With --json it is objects with `stream` and `text`
+    as it comes, and last one with `exit_code`.
 
     \b
     Examples:
@@ -55,14 +58,14 @@ def exec_(out: Output, handle: str, command: tuple[str, ...], cwd: str | None, e
     return execute(out, client(), handle, argv, env=dict(env), cwd=cwd, interactive=interactive)
 
 
-@click.command(cls=Verb, json=False, tail="-- COMMAND...")
+@click.command(cls=Verb, tail="-- COMMAND...")
 @spec_options
 @click.option("--interactive", "-i", is_flag=True, help="Forward what is typed; input from a pipe or file always is.")
 @click.pass_obj
 def run(out: Output, /, command: tuple[str, ...], interactive: bool, **given: Any) -> int:
     """Run a command in a sandbox made for it.
 
-    The sandbox is gone afterwards, whatever happened. The exit code is the command's own.
+    The sandbox is gone afterwards, whatever happened. The exit code is the command's own. --json is as in `aegis exec`.
 
     \b
     Examples:
@@ -98,14 +101,24 @@ def execute(
 ) -> int:
     """Run `argv` in an instance with this program's own input and output; returns the exit code for the shell."""
     stdin = interactive or (sys.stdin is not None and not sys.stdin.isatty())
+    texts = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in (1, 2)}
     with daemon.instances.exec(handle, argv, env=env, cwd=cwd, stdin=stdin) as stream:
         try:
             for item in stream:
                 if "s" in item:
-                    out.raw(item["s"], base64.b64decode(item["d"]))
+                    data = base64.b64decode(item["d"])
+                    if not out.json:
+                        out.raw(item["s"], data)
+                    elif text := texts[item["s"]].decode(data):
+                        out.data({"stream": _STREAMS[item["s"]], "text": text})
                 elif item.get("done"):
+                    for number, decoder in texts.items():
+                        if rest := decoder.decode(b"", final=True):
+                            out.data({"stream": _STREAMS[number], "text": rest})
                     code = int(item["exit_code"])
-                    return 128 - code if code < 0 else code
+                    code = 128 - code if code < 0 else code
+                    out.data({"exit_code": code})
+                    return code
                 elif stdin:
                     # It may wait for input for ever, so nobody waits for it.
                     threading.Thread(target=_feed, args=(daemon, handle, item["exec_id"]), daemon=True).start()

@@ -16,6 +16,7 @@ from aegis.cli.options import (
     Pair,
     Word,
     complete_agent,
+    complete_provider,
     complete_sandbox,
     complete_secret,
     handle_argument,
@@ -90,7 +91,12 @@ def spec_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def agent_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say how an agent works."""
     options = [
-        click.option("--provider", metavar="PROGRAM", help="The program that is the agent: `native`, `claude-code`, `gemini`, `opencode`."),
+        click.option(
+            "--provider",
+            metavar="PROGRAM",
+            shell_complete=complete_provider,
+            help="The program that is the agent: `native`, `claude-code`, `gemini`, `opencode`.",
+        ),
         click.option("--effort", metavar="WORD", help="How hard the model is to think, in the program's own words."),
         click.option("--mode", metavar="MODE", help="The program's own mode to start in."),
         click.option(
@@ -174,8 +180,8 @@ def start(out: Output, /, agent: str | None, command: tuple[str, ...], **given: 
     """Start an instance of an agent, or of a program.
 
     AGENT is a definition of the project or of your own (`aegis agent list`); the default one if not given. With a command after
-    `--` the instance runs that instead of an agent. The name of an instance that is stopped starts it again, with its
-    conversations.
+    `--` the instance runs that instead of an agent. Without --name the first instance of an agent has the agent's name, further
+    ones get readable names. The name of an instance that is stopped starts it again, with its conversations.
 
     \b
     Examples:
@@ -186,6 +192,8 @@ def start(out: Output, /, agent: str | None, command: tuple[str, ...], **given: 
     """
     daemon = client()
     spec = within_project(out, daemon, spec_of(agent=agent, command=command, **given))
+    if agent not in (None, _BUILT_IN) and "handle" not in spec and all(item["handle"] != agent for item in daemon.instances.all()):
+        spec["handle"] = str(agent)
     try:
         item, created = daemon.instances.start(spec)
     except AegisError as error:
@@ -238,6 +246,8 @@ def info(out: Output, handle: str) -> None:
     render.cautions(out, item)
 
 
+#: The agent that comes with Aegis, whose name would say nothing of an instance.
+_BUILT_IN = "agent"
 #: What counts also for an instance that is started again.
 _KEPT_IN_USE = frozenset({"handle", "project", "secrets"})
 _FLAGS = {"mounts": "--mount", "memory_mb": "--memory", "agent": "AGENT", "command": "the command"}

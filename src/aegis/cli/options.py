@@ -51,6 +51,18 @@ def complete_provider(ctx: click.Context, param: click.Parameter, incomplete: st
     return [CompletionItem(name) for name in PROVIDERS if name.startswith(incomplete)]
 
 
+def complete_session(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The conversations of the instance that is named before, which begin so."""
+    handle = ctx.params.get("handle") or next((word for word in ctx.args if not word.startswith("-")), None)
+    usual = f"{DEFAULT_SESSION[0]}:"  # shells break words at colons, and the id alone will do
+
+    def ask(daemon: Client) -> list[tuple[str, str]]:
+        sessions = daemon.instances.get(handle)["sessions"] if handle else []
+        return [(item["session"].removeprefix(usual), item.get("title") or "") for item in sessions]
+
+    return _told(ask, incomplete)
+
+
 def complete_secret(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The names of secrets that begin so."""
     return _told(lambda daemon: [(item["name"], "") for item in daemon.secrets.all()], incomplete)
@@ -101,7 +113,9 @@ def handles_argument(function: Callable[..., Any]) -> Callable[..., Any]:
 def session_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """The option --session."""
     default, meaning = ":".join(DEFAULT_SESSION), "The conversation, as `channel:id` or `id`."
-    return click.option("--session", "-s", type=SessionType(), default=default, show_default=True, help=meaning)(function)
+    return click.option(
+        "--session", "-s", type=SessionType(), default=default, show_default=True, shell_complete=complete_session, help=meaning
+    )(function)
 
 
 class SessionType(_Type):

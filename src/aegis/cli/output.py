@@ -11,8 +11,10 @@ import os
 import sys
 from typing import IO, TYPE_CHECKING, Any
 
+from aegis.cli.flow import columns
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from aegis.core.errors import AegisError
 
@@ -40,6 +42,8 @@ class Output:
         self._err = _binary(sys.stderr)
         self._out_tty = _is_tty(sys.stdout)
         self._err_tty = _is_tty(sys.stderr)
+        self._moves = self._out_tty and os.environ.get("TERM") != "dumb"
+        self._passing = False  # the line that the cursor is on is a passing one
         self.live = self._out_tty
 
     @property
@@ -63,6 +67,15 @@ class Output:
             self._write(self._line([(text, style)], self._out_tty))
             self._out.flush()
 
+    def passing(self, text: str) -> None:
+        """A line about what goes on at this moment, which the next thing that is written takes the place of; on a terminal alone."""
+        if self._moves and not self.json:
+            from aegis.core.text import one_line
+
+            self._write(self._line([(_cut(f"  {one_line(text, _CELL)}", self._width() - 1), "dim")], tty=True))
+            self._passing = True
+            self._out.flush()
+
     def data(self, value: Any) -> None:
         """One JSON value on a line of its own; nothing without `--json`."""
         if self.json:
@@ -77,7 +90,7 @@ class Output:
 
         lines = [[(title, "dim") for title in head]]
         lines += [[(one_line(text, _CELL), style) for text, style in map(_styled, row)] for row in rows]
-        widths = [max(_columns(line[i][0]) for line in lines) for i in range(len(head))]
+        widths = [max(columns(line[i][0]) for line in lines) for i in range(len(head))]
         if self._out_tty and not _fit(widths, self._width() - 2 * (len(widths) - 1)):
             for line in lines[1:]:
                 self.pairs(zip(head, line, strict=True))
@@ -97,6 +110,7 @@ class Output:
 
     def raw(self, stream: int, data: bytes) -> None:
         """Bytes of a program, unchanged, to standard output (1) or standard error (2)."""
+        self._clear()
         target = self._err if stream == 2 else self._out
         target.write(data)
         target.flush()
@@ -132,8 +146,31 @@ class Output:
 
         with suppress(ImportError):
             import readline  # noqa: F401  (input uses it once it is there)
+        self._clear()
         self._out.flush()
         return input(self._line([prompt], tty=False))
+
+    def read_answer(self, prompt: str, bell: int | None, over: Callable[[], bool]) -> str | None:
+        """A line from a person at the terminal, empty at the end of input; None when the question is over before there is one.
+
+        What was typed before the question was shown is no answer to it, and is dropped. `bell` is a descriptor that can be read when
+        something has happened, upon which `over` is asked; what it says by itself does not matter.
+        """
+        import select
+        import termios
+
+        termios.tcflush(0, termios.TCIFLUSH)
+        self.piece(prompt)
+        while True:
+            ready, _, _ = select.select([0] if bell is None else [0, bell], [], [])
+            if 0 in ready:
+                return os.read(0, 4096).decode("utf-8", "replace").strip()
+            if bell is not None and not os.read(bell, 65536):
+                bell = None  # whoever would ring is gone
+            if over():
+                termios.tcflush(0, termios.TCIFLUSH)
+                self.say()
+                return None
 
     def read_hidden(self, prompt: str) -> str:
         """A line from a person that is not shown while it is typed."""
@@ -143,6 +180,7 @@ class Output:
 
     def flush(self) -> None:
         """Hand over everything written so far."""
+        self._clear()
         self._out.flush()
         self._err.flush()
 
@@ -160,6 +198,7 @@ class Output:
     def _write(self, text: str, *, err: bool = False) -> None:
         # A lone surrogate, from a file name say, becomes an escape that JSON and people can read.
         data = text.encode("utf-8", "backslashreplace")
+        self._clear()
         if err:
             self._out.flush()
             self._err.write(data)
@@ -168,6 +207,13 @@ class Output:
             self._out.write(data)
             if self.live:
                 self._out.flush()
+
+    def _clear(self) -> None:
+        """Take a passing line away."""
+        if self._passing:
+            self._passing = False
+            self._out.write(b"\r\x1b[2K")
+            self._out.flush()
 
     def _line(self, pieces: Iterable[Piece], tty: bool) -> str:
         from aegis.core.text import printable
@@ -206,27 +252,18 @@ def _fit(widths: list[int], room: int) -> bool:
     return True
 
 
-def _columns(text: str) -> int:
-    """How many columns of a terminal a text takes."""
-    if text.isascii():
-        return len(text)
-    from unicodedata import combining, east_asian_width
-
-    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
-
-
 def _cut(text: str, width: int) -> str:
     """`text` in at most `width` columns."""
-    if _columns(text) <= width:
+    if columns(text) <= width:
         return text
-    while _columns(text) >= width:
+    while columns(text) >= width:
         text = text[:-1]
     return text + "…"
 
 
 def _padded(text: str, width: int) -> str:
     text = _cut(text, width)
-    return text + " " * (width - _columns(text))
+    return text + " " * (width - columns(text))
 
 
 def _escaped(char: str) -> str:

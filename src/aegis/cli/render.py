@@ -57,7 +57,10 @@ def size(value: float | None) -> str:
     """Bytes for a table."""
     if value is None:
         return "-"
-    return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= unit:
+            return f"{value / unit:.1f} {name}"
+    return f"{value:.0f} B"
 
 
 def workspace(item: InstanceInfo) -> str:
@@ -115,6 +118,9 @@ def details(item: InstanceInfo) -> list[tuple[str, Piece]]:
         ("agent", item.get("agent")),
         ("kit", item.get("kit")),
         ("driver", item.get("driver")),
+        ("effort", item.get("effort")),
+        ("mode", item.get("mode")),
+        ("auth", item.get("auth")),
         ("permission", item.get("permission")),
         ("approvals", item.get("approvals")),
         ("egress", ", ".join(item.get("egress") or [])),

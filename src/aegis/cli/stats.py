@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aegis.cli import blocks, render
-from aegis.cli.options import SessionType, complete_handle
+from aegis.cli.options import SessionType, complete_handle, complete_session
 from aegis.cli.output import Output, Piece
 from aegis.cli.reach import client
 from aegis.cli.verbs import Verb
@@ -24,7 +24,9 @@ _COUNTED = ("turns", "input", "output", "cached", "tools", "tool_errors", "secon
 
 @click.command(cls=Verb)
 @click.argument("handle", required=False, shell_complete=complete_handle)
-@click.option("--session", "-s", type=SessionType(), help="Only this conversation, as `channel:id` or `id`.")
+@click.option(
+    "--session", "-s", type=SessionType(), shell_complete=complete_session, help="Only this conversation, as `channel:id` or `id`."
+)
 @click.option("--turns", type=click.IntRange(min=1), metavar="N", help="The last N turns one by one; needs HANDLE.")
 @click.pass_obj
 def stats(out: Output, handle: str | None, session: Session | None, turns: int | None) -> None:
@@ -83,7 +85,10 @@ def _table(out: Output, what: str, rows: list[tuple[Piece, Mapping[str, Any]]]) 
     shown = [[name, *_cells(used)] for name, used in rows]
     if len(rows) > 1:
         shown.append([("total", "bold"), *_cells(total(used for _, used in rows))])
-    out.table((what, "TURNS", "IN", "CACHED", "OUT", "COST", "TOOLS", "TIME"), shown)
+    head = [what, "TURNS", "IN", "CACHED", "OUT", "COST", "TOOLS", "TIME"]
+    if what == "TURN":  # each is one
+        head, shown = [what, *head[2:]], [[row[0], *row[2:]] for row in shown]
+    out.table(head, shown)
 
 
 def total(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

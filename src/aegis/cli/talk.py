@@ -1,4 +1,4 @@
-"""Verbs of messages: send, read, transcript, mail."""
+"""Verbs of messages: send, cancel, read, transcript, mail."""
 
 from __future__ import annotations
 
@@ -126,6 +126,22 @@ def failure_of(done: dict[str, Any]) -> AegisError | None:
         return AegisError.from_dict(done["error"])
     kind = {"limited": ErrorKind.LIMIT, "cancelled": ErrorKind.INTERRUPTED}.get(outcome, ErrorKind.FAILED)
     return AegisError(kind, f"the turn was {outcome}" if outcome != "failed" else "the turn failed")
+
+
+@click.command(cls=Verb)
+@handle_argument
+@session_option
+@click.pass_obj
+def cancel(out: Output, handle: str, session: Session) -> int:
+    """Cut the turn that runs.
+
+    The agent and what it remembers stay; what the turn did so far stays done. A turn that waits for its provider's limit to end is
+    tried at once instead. Nothing happens when no turn runs.
+    """
+    cut = client().mail.cancel(handle, session)
+    out.data({"cancelled": cut})
+    out.say(("cut", "yellow") if cut else ("no turn runs", "dim"))
+    return 0
 
 
 @click.command(cls=Verb)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aegis.cli.options import PointInTime, SessionType, complete_handle
+from aegis.cli.options import PointInTime, SessionType, complete_handle, complete_session
 from aegis.cli.output import Output
 from aegis.cli.reach import client
 from aegis.cli.render import moment
@@ -26,7 +26,13 @@ _LOOK_BACK = 200  # ends and beginnings of turns among which one that runs now h
 
 @click.command(cls=Verb)
 @click.argument("handle", required=False, shell_complete=complete_handle)
-@click.option("--session", "-s", type=SessionType(), help="Only this conversation, as `channel:id` or `id`; all of them if not given.")
+@click.option(
+    "--session",
+    "-s",
+    type=SessionType(),
+    shell_complete=complete_session,
+    help="Only this conversation, as `channel:id` or `id`; all of them if not given.",
+)
 @click.option("--since", type=PointInTime(), metavar="WHEN", help="Begin then: `10m`, `2h` or an RFC 3339 time.")
 @click.option("--after", type=click.IntRange(min=0), metavar="SEQ", help="Begin after the event with this number.")
 @click.pass_obj

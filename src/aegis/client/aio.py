@@ -43,7 +43,7 @@ from aegis.client.shapes import (
 from aegis.client.transport import error_of, path_of, unreachable
 from aegis.core.envelopes import Receipt
 from aegis.core.errors import AegisError, ErrorKind
-from aegis.core.events import ApprovalRequested, Event, MailFailed, MailInjected, TurnFinished, TurnStarted
+from aegis.core.events import ApprovalRequested, Event, InstanceEgress, MailFailed, MailInjected, TurnFinished, TurnStarted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -74,6 +74,8 @@ class Aegis:
         self._http = Http(launch.socket_path(self.home))
         self.secrets = Secrets(self._http)
         self.approvals = Approvals(self._http)
+        self.agents = Agents(self._http)
+        self.egress = Egress(self._http)
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(launch.ensure_daemon, self.home)
@@ -191,9 +193,10 @@ class Instance:
         told = await self._http.call("POST", self._path("tether"), frame)
         return Receipt(told["id"], told["ingress_seq"], told["duplicate"])
 
-    async def cancel(self, session: Session = DEFAULT_SESSION) -> None:
-        """Cut the running turn of a session."""
-        await self._http.call("POST", self._path("tether"), api.cancel_frame(session))
+    async def cancel(self, session: Session = DEFAULT_SESSION) -> bool:
+        """Cut the running turn of a session, or let one that waits for its provider try at once. False when there was none."""
+        told = await self._http.call("POST", self._path("tether"), api.cancel_frame(session))
+        return bool(told.get("cancelled"))
 
     async def configure(
         self, session: Session = DEFAULT_SESSION, *, model: str | None = None, mode: str | None = None, effort: str | None = None
@@ -347,6 +350,59 @@ class Approvals:
                 yield found
 
 
+class Agents:
+    """Definitions of agents. `project` is the directory whose `.aegis.yaml` is meant; None for the home alone."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    async def all(self, project: Path | None = None) -> list[dict[str, Any]]:
+        """The definitions in force."""
+        return cast("list[dict[str, Any]]", await self._http.call("GET", "/v1/agents", query=_within(project)))
+
+    async def get(self, name: str, project: Path | None = None) -> dict[str, Any]:
+        """One definition."""
+        return cast("dict[str, Any]", await self._http.call("GET", path_of("agents", name), query=_within(project)))
+
+    async def add(self, name: str, values: Mapping[str, Any], project: Path | None = None) -> dict[str, Any]:
+        """Declare an agent; `values` by its keys, such as `limits.memory`. Raises CONFLICT when there is one of this name."""
+        body = {"name": name, "values": dict(values), **_within(project)}
+        return cast("dict[str, Any]", await self._http.call("POST", path_of("config", "agents"), body))
+
+    async def set(self, name: str, values: Mapping[str, Any], project: Path | None = None) -> dict[str, Any]:
+        """Change keys of a declared agent; None takes a key away."""
+        body = {"values": dict(values), **_within(project)}
+        return cast("dict[str, Any]", await self._http.call("PATCH", path_of("config", "agents", name), body))
+
+    async def remove(self, name: str, project: Path | None = None) -> dict[str, Any]:
+        """Take a declaration away; its instances stay."""
+        return cast("dict[str, Any]", await self._http.call("DELETE", path_of("config", "agents", name), query=_within(project)))
+
+
+class Egress:
+    """The way out of sandboxes: what was asked for, and what would be said."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    async def log(self, instance: str | None = None, *, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
+        """Connections that were asked for, the newest, or the oldest with an id over `after`; oldest first."""
+        told = await self._http.call("GET", "/v1/egress", query={"instance": instance, "after": after, "limit": limit})
+        return cast("list[dict[str, Any]]", told["connections"])
+
+    async def check(self, instance: str, place: str) -> dict[str, Any]:
+        """What would be said to a connection of an instance to `place`, a `HOST:PORT`, and why."""
+        return cast("dict[str, Any]", await self._http.call("GET", "/v1/egress/check", query={"instance": instance, "place": place}))
+
+    async def watch(self, instance: str | None = None, *, after: int | None = None) -> AsyncIterator[Event]:
+        """Each connection that is asked for after a cursor (None: from now on), as an event, without end and across the death of the
+        daemon. Ends when somebody stops the daemon."""
+        if after is None:
+            after = int((await self._http.call("GET", "/v1/status"))["head"])
+        async for event in _lasting(self._http, after, instance, types=InstanceEgress.type):
+            yield event
+
+
 class Secrets:
     """Names of secrets; their values go in and never come out."""
 
@@ -496,6 +552,11 @@ def _concerns(event: Event, message: str) -> bool:
         case TurnFinished.type:
             return message in cast("TurnFinished", event.fact).in_reply_to
     return False
+
+
+def _within(project: Path | None) -> dict[str, Any]:
+    """The part of a request that names the project."""
+    return {} if project is None else {"project": os.fspath(project)}
 
 
 def _given(query: Mapping[str, Any] | None) -> dict[str, Any]:

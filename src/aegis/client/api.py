@@ -199,9 +199,9 @@ class Mailbox:
         frame = message_frame(text, session=session, msg_id=msg_id, interrupt=interrupt, images=images)
         return cast("Receipt", self._transport.call("POST", path_of("instances", h, "tether"), frame).body)
 
-    def cancel(self, h: str, session: Session = DEFAULT_SESSION) -> None:
-        """Cut the running turn of a session."""
-        self._transport.call("POST", path_of("instances", h, "tether"), cancel_frame(session))
+    def cancel(self, h: str, session: Session = DEFAULT_SESSION) -> bool:
+        """Cut the running turn of a session, or let one that waits for its provider try at once. False when there was none."""
+        return bool(self._transport.call("POST", path_of("instances", h, "tether"), cancel_frame(session)).body.get("cancelled"))
 
     def poll(
         self,

@@ -97,6 +97,10 @@ class Stream:
         self._response.close()
         self._connection.close()
 
+    def fileno(self) -> int:
+        """The descriptor of the connection, to be waited on for more by one who does not read the stream."""
+        return self._response.fileno()
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The objects as they arrive. An object that is an error is raised; so are a connection that breaks off, and the deadline."""
         pending: list[bytes] = []

@@ -68,6 +68,10 @@ class ManualClock:
         """Move the wall clock alone, as an administrator or NTP would; may be negative."""
         self._wall += seconds
 
+    def due(self, seconds: float) -> bool:
+        """Whether somebody sleeps who is to wake in `seconds`: a test that lets them pass waits for that first."""
+        return any(at == self._mono + seconds and not future.done() for at, _, future in self._sleepers)
+
     async def advance(self, seconds: float) -> None:
         """Let `seconds` pass, waking sleepers in the order of their deadlines."""
         end = self._mono + seconds

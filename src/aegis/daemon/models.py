@@ -9,15 +9,17 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aegis.core.errors import AegisError, ErrorKind, unknown_name
+from aegis.core.events import Retrying
 from aegis.core.principals import Principal, PrincipalKind
+from aegis.core.text import one_line
 from aegis.models.catalogue import Catalogue
-from aegis.models.names import SCRIPTED, SCRIPTS
+from aegis.models.names import SCRIPTED, SCRIPTS, resolve
 from aegis.services.broker import Broker, BrokerClient, Call, LimitHit, Player, Recorder
 from aegis.services.broker.ledger import Ledger
 from aegis.services.broker.model import none_else
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
     from pathlib import Path
 
     from aegis.core.clock import Clock
@@ -68,33 +70,34 @@ class Models:
         self._problems: dict[str, str] = {}  # recording -> what is wrong with it
         #: Until when (wall seconds) a provider is not to be asked; None when it may be. Set by the wiring.
         self.held: Callable[[str], float | None] = lambda provider: None
+        #: Told of a failed call that its program may try again: instance, session, turn, and what is known of it. Set by the wiring.
+        self.on_failing: Callable[[str, str | None, str | None, Retrying], None] = lambda instance, session, turn, fact: None
         #: Told of a provider's limit that lasts: instance, provider, when it ends (wall seconds) if that is known, what it said.
         self.on_limit: Callable[[str, str, float | None, str], Awaitable[object]] = _to_nobody
 
-    def dialects(self, instance: Instance) -> frozenset[Dialect]:
-        """The dialects that the instance's provider speaks. Raises AegisError when there is no such provider."""
+    def dialects(self, instance: Instance, model: str | None = None) -> frozenset[Dialect]:
+        """The dialects that the provider of a model speaks, of the instance's own unless another one is named.
+
+        Raises AegisError when there is no such provider.
+        """
         catalogue = self._plane(instance).catalogue
-        return catalogue.provider(catalogue.parse(instance.launch.model or "").provider).dialects
+        return catalogue.provider(catalogue.parse(model or instance.launch.model or "").provider).dialects
 
-    def dialect(self, instance: Instance) -> Dialect:
-        """The one for Aegis's own agent: Anthropic Messages where the provider has it, else Chat Completions."""
-        return "anthropic" if "anthropic" in self.dialects(instance) else "openai"
+    def check_model(self, instance: Instance, model: str, speaks: Collection[Dialect]) -> str:
+        """The full name of a model that a session may be switched to: of the instance's own provider, or a family's, if it names none.
 
-    def check_model(self, instance: Instance, model: str) -> str:
-        """The full name of a model that a session may be switched to; without a provider it is one of the instance's own.
-
-        Raises AegisError: NOT_FOUND with the nearest name for an unknown provider, USAGE for a wrong name, and for a provider that
-        speaks no dialect of the instance's.
+        `speaks` are the dialects of the session's program. Raises AegisError: NOT_FOUND with the nearest name for an unknown provider,
+        USAGE for a wrong name, and for a provider that speaks none of them.
         """
         catalogue = self._plane(instance).catalogue
         own = (instance.launch.model or "").partition("/")[0]
+        model = resolve(model)
         name = catalogue.parse(model if "/" in model else f"{own}/{model}")
         if name.provider == SCRIPTED and name.model not in SCRIPTS:
             raise unknown_name("scripted model", str(name), [f"{SCRIPTED}/{script}" for script in SCRIPTS])
         spoken = catalogue.provider(name.provider).dialects
-        if not spoken & self.dialects(instance):
-            dialects = ", ".join(sorted(spoken))
-            message = f"`{name.provider}` speaks the dialect {dialects}, in which this agent's program does not speak to `{own}`"
+        if spoken.isdisjoint(speaks):
+            message = f"`{name.provider}` speaks the dialect {', '.join(sorted(spoken))}, and this agent's program only {', '.join(speaks)}"
             raise AegisError(ErrorKind.USAGE, message, "start another agent with that model")
         return str(name)
 
@@ -125,6 +128,10 @@ class Models:
                 while self._open.get((instance.id, session)):
                     self._settled.clear()
                     await self._settled.wait()
+
+    def busy(self, instance: str, session: str) -> bool:
+        """Whether a call of that session is under way."""
+        return bool(self._open.get((instance, session)))
 
     async def tell(self, instance: Instance, session: str, turn: str | None, usage: Usage) -> None:
         """Record what a program with its own login tells of its use. Of others nothing is taken: the broker has seen their calls."""
@@ -174,8 +181,9 @@ class Models:
                 secret=self._secret,
                 admit=self._admit,
                 record=self._record,
-                held=lambda provider: self.held(provider),
-                limited=self._limited,
+                held=lambda provider: self.held(_supply(declared, provider)),
+                limited=lambda call, hit: self._limited(call, hit, _supply(declared, hit.provider)),
+                failing=self._failing,
                 clock=self._clock,
             )
             self._planes[declared] = _Plane(catalogue, broker)
@@ -204,8 +212,12 @@ class Models:
         key = (call.instance, call.session)
         self._open[key] = self._open.get(key, 0) + 1
 
-    async def _limited(self, call: Call, hit: LimitHit) -> None:
-        await self.on_limit(call.instance, hit.provider, hit.resets_at, hit.message)
+    async def _limited(self, call: Call, hit: LimitHit, supply: str) -> None:
+        await self.on_limit(call.instance, supply, hit.resets_at, hit.message)
+
+    def _failing(self, call: Call, times: int) -> None:
+        turn = self._turns.get(call.id)
+        self.on_failing(call.instance, call.session, turn, Retrying(times, 0.0, call.status, one_line(call.error, 400)))
 
     async def _record(self, call: Call) -> None:
         turn = self._turns.pop(call.id) if call.id in self._turns else self._turn(call)
@@ -228,3 +240,8 @@ class Models:
         """The turn that a call belongs to now."""
         find = self._turn_of.get(call.instance)
         return find(call.session) if find else None
+
+
+def _supply(declared: ProviderSpec | None, provider: str) -> str:
+    """What the limits of a provider are kept under, as instances that were launched with `declared` see it."""
+    return declared.supply if declared is not None and declared.name == provider else provider

@@ -87,14 +87,14 @@ def _join(home: Path, clock: Clock, store: Store) -> House:
     mail = Mail(store, clock, gate)
     registry = Registry(store, clock)
     approvals = Approvals(store, clock, gate)
-    egress = Egress(store, clock, gate, Packages(os.environ, clock))
+    egress = Egress(store, clock, gate, Packages(os.environ, clock, shared=registry.shared))
     vault = LocalVault(store, home, clock=clock)
     secrets = Secrets(vault, gate.pass_through)
 
     async def stored() -> set[str]:
         return {info.name for info in await vault.list()}
 
-    foreign = gather(home, os.environ.get("PATH", os.defpath), lambda: config.load(None).programs)
+    foreign = gather(home, os.environ.get("PATH", os.defpath), lambda: config.load(None).programs, registry.shared)
     config = Config(store, clock, home, os.environ, foreign.drivers.keys)
     models = Models(store, clock, gate, secrets.reveal_for_broker, home)
     timers = Timers(store, clock)
@@ -140,7 +140,7 @@ def _join(home: Path, clock: Clock, store: Store) -> House:
     mail.require = registry.require
     mail.admit_images = agents.admit_images
     limits.users, limits.on_held, limits.on_free = agents.using, agents.held, agents.freed
-    models.held, models.on_limit = limits.held, limited
+    models.held, models.on_limit, models.on_failing = limits.held, limited, agents.retrying
     approvals.on_change = agents.look
     mail.set_expiry = lambda tx, envelope: timers.set(
         tx, _EXPIRY, envelope.id, envelope.expires or 0.0, {"instance": envelope.instance, "session": envelope.session}

@@ -44,6 +44,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     switch_model: bool = False  # in a running session, without starting the program anew
     modes: tuple[str, ...] = ()  # empty: it has none, or tells them only when it runs
     efforts: tuple[str, ...] = ()  # empty: it cannot be told how hard to think
+    forgets_failed: bool = False  # what it was told is not in its conversation when the model call failed that was to answer it
+    tells_retries: bool = False  # it tells when it tries a failed model call again
     keeps_memory: bool = True  # it keeps the conversation itself; False: it is started with `history` and says `Record`s
 
 
@@ -82,8 +84,10 @@ class ConversationSpec(msgspec.Struct, frozen=True, kw_only=True):
     model: str  # as the broker knows it, "provider/model"
     dialect: Dialect  # the one to speak to the endpoint
     system: str | None = None
-    history: list[dict[str, Any]] = []
+    history: list[dict[str, Any]] = []  # pictures in it come with their data, the newest at least
     permission: Permission = "write"
+    #: With "ask" a person answers before anything is changed or run, so the program must ask; with "auto" it need not.
+    approvals: str = "auto"
     limits: AgentLimits = AgentLimits()
     env: dict[str, str] = {}
     #: Where the program finds its model: `http://127.0.0.1:PORT/s/KEY`, without a slash at its end. What follows is as at the
@@ -162,6 +166,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     call_id: str | None = None
     locations: list[Location] = []
     question: bool = False
+    #: What the tool does is the program's word alone; else it follows from the name of a tool that Aegis knows.
+    claimed: bool = False
 
 
 class Withdrawn(msgspec.Struct, frozen=True):

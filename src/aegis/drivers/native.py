@@ -16,6 +16,7 @@ from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import (
     MAX_DIFF,
     Fact,
+    Location,
     Outcome,
     Text,
     TextDelta,
@@ -31,9 +32,9 @@ from aegis.drivers import (
     Accepted,
     Acknowledged,
     Answer,
+    Asked,
     Capabilities,
     ConversationSpec,
-    Died,
     DriverEvent,
     Finished,
     Happened,
@@ -42,6 +43,8 @@ from aegis.drivers import (
     Opened,
     Record,
 )
+from aegis.drivers.process import Broken, Output, unstarted
+from aegis.guest.agent.dialects import EFFORTS
 from aegis.tether.frames import STDERR
 
 if TYPE_CHECKING:
@@ -50,15 +53,9 @@ if TYPE_CHECKING:
 
 #: The largest frame, in bytes.
 MAX_LINE: Final = 32 * 1024 * 1024
-#: How much of what the program said last on stderr is kept, in bytes.
-STDERR_TAIL: Final = 4096
 _START_SECONDS: Final = 30.0
 _CLOSE_SECONDS: Final = 2.0
 _MODULE: Final = "aegis.guest.agent.main"
-
-
-class Broken(Exception):
-    """The program does not keep to the protocol."""
 
 
 class Machine:
@@ -71,40 +68,20 @@ class Machine:
     def __init__(self) -> None:
         #: The agent has said that it is there.
         self.ready = False
-        self._line = bytearray()
-        self._stderr = bytearray()
+        self.output = Output("the agent", MAX_LINE)
         self._inputs: dict[str, dict[str, Any]] = {}  # of the tools that have not said how they ended
 
     def feed(self, data: bytes) -> list[DriverEvent]:
         """The events that these bytes of stdout complete. Raises Broken."""
-        self._line += data
-        if b"\n" not in data:
-            if len(self._line) > MAX_LINE:
-                raise Broken(f"the agent sent a line of more than {MAX_LINE} bytes")
-            return []
-        *lines, rest = bytes(self._line).split(b"\n")
-        self._line = bytearray(rest)
-        return [event for line in lines if line.strip() and (event := self._event(line))]
-
-    def feed_stderr(self, data: bytes) -> None:
-        """Keep the end of what the program says to people."""
-        self._stderr += data
-        del self._stderr[:-STDERR_TAIL]
-
-    def died(self, exit_: int | None, reason: str = "") -> Died:
-        """The event of its end; `reason` is ours, and stands behind what it said itself."""
-        said = self._stderr.decode("utf-8", "replace").strip()
-        return Died(exit_, "\n".join(part for part in (said, reason) if part))
+        return [event for line in self.output.lines(data) if (event := self._event(line))]
 
     def _event(self, line: bytes) -> DriverEvent | None:
-        if len(line) > MAX_LINE:
-            raise Broken(f"the agent sent a line of more than {MAX_LINE} bytes")
         try:
             frame = msgspec.json.decode(line)
         except msgspec.DecodeError:
             frame = None
         if not isinstance(frame, dict):
-            self.feed_stderr(line + b"\n")
+            self.output.aside(line + b"\n")
             return None
         try:
             return self._known(frame)
@@ -127,6 +104,8 @@ class Machine:
                 return Happened(msgspec.convert(frame, ThinkingDelta))
             case "presence":
                 return Happened(msgspec.convert(frame, TurnPresence))
+            case "ask":
+                return _asked(frame)
             case "finished":
                 return _finished(frame)
         return None
@@ -171,6 +150,13 @@ def _facts(message: dict[str, Any], inputs: dict[str, dict[str, Any]]) -> list[F
     return facts
 
 
+def _asked(frame: dict[str, Any]) -> Asked:
+    """The agent wants to use a tool."""
+    asked = msgspec.convert({"kind": _KINDS.get(frame["tool"], "other"), "title": _title(frame["input"]), **frame}, Asked)
+    path = asked.input.get("path")
+    return msgspec.structs.replace(asked, locations=[Location(path)] if isinstance(path, str) else [])
+
+
 def _title(arguments: dict[str, Any]) -> str:
     """What a tool is used for, in a line: the first of these that it was given."""
     told = next((arguments[name] for name in ("command", "pattern", "path") if isinstance(arguments.get(name), str)), "")
@@ -199,9 +185,10 @@ class NativeConversation:
     #: It has no name of its own for a session: Aegis keeps the conversation.
     opened = Opened()
 
-    def __init__(self, program: Program, machine: Machine) -> None:
+    def __init__(self, program: Program, machine: Machine, model: str) -> None:
         self._program = program
         self._machine = machine
+        self._provider = model.partition("/")[0]
         self._closed = False
 
     async def send(self, turn: str, messages: list[Message], *, continues: bool = False) -> None:
@@ -215,12 +202,12 @@ class NativeConversation:
                 for event in _take(self._machine, output):
                     yield event
             exit_ = await self._program.wait()
-            last = self._machine.died(exit_)
+            last = self._machine.output.died(exit_)
         except Broken as broken:
             await self._program.channel.close()
-            last = self._machine.died(None, str(broken))
+            last = self._machine.output.died(None, str(broken))
         except AegisError as error:
-            last = self._machine.died(None, error.message)
+            last = self._machine.output.died(None, error.message)
         if not self._closed:
             yield last
 
@@ -229,11 +216,16 @@ class NativeConversation:
         await self._write(type="committed", n=n)
 
     async def answer(self, request: str, answer: Answer) -> None:
-        """Nothing: it never asks, its tools look at the permission themselves."""
+        """Answer what it asked."""
+        await self._write(type="answer", id=request, allow=answer.allow, reason=answer.reason, input=answer.input)
 
     async def configure(self, *, model: str | None = None, mode: str | None = None, effort: str | None = None) -> None:
-        """Always CONFLICT: it is started with its settings."""
-        raise AegisError(ErrorKind.CONFLICT, "the agent takes other settings only when it is started anew")
+        """Change the model or the effort; see the port. CONFLICT for another provider, which may speak another dialect."""
+        if mode is not None:
+            raise AegisError(ErrorKind.NOT_FOUND, "the native agent has no modes", f"leave out the mode `{mode}`")
+        if model is not None and model.partition("/")[0] != self._provider:
+            raise AegisError(ErrorKind.CONFLICT, "the agent goes to another provider only when it is started anew")
+        await self._write(type="configure", model=model, effort=effort)
 
     async def interrupt(self) -> None:
         """Cut the running turn."""
@@ -264,7 +256,9 @@ class NativeDriver:
     """Starts Aegis's own agent."""
 
     name = "native"
-    capabilities = Capabilities(resume=True, fork=True, keeps_memory=False)
+    capabilities = Capabilities(
+        resume=True, fork=True, permission_requests=True, images=True, switch_model=True, efforts=tuple(EFFORTS), keeps_memory=False
+    )
     dialects: tuple[Dialect, ...] = ("anthropic", "openai")
 
     async def locate(self) -> Installation | None:
@@ -281,38 +275,32 @@ class NativeDriver:
         except BaseException as error:
             await program.channel.close()
             if isinstance(error, TimeoutError):
-                raise _failed(machine.died(None, f"it was not ready within {_START_SECONDS:g} s")) from None
+                raise unstarted("the agent", machine.output.died(None, f"it was not ready within {_START_SECONDS:g} s")) from None
             raise
-        return NativeConversation(program, machine)
+        return NativeConversation(program, machine, spec.model)
 
 
 async def _until_ready(program: Program, machine: Machine, spec: ConversationSpec) -> None:
-    fields = ("session", "system", "model", "dialect", "history", "permission", "limits")
+    fields = ("session", "system", "model", "dialect", "history", "permission", "approvals", "effort", "limits")
     init = {"type": "init", **{name: getattr(spec, name) for name in fields}}
     try:
         await program.write(msgspec.json.encode(init) + b"\n")
     except AegisError as error:
         if error.kind is not ErrorKind.CONFLICT:  # CONFLICT: it has ended, and its output says why
-            raise _failed(machine.died(None, error.message)) from None
+            raise unstarted("the agent", machine.output.died(None, error.message)) from None
     try:
         while not machine.ready:
             output = await program.read()
             if output is None:
-                raise _failed(machine.died(await program.wait()))
+                raise unstarted("the agent", machine.output.died(await program.wait()))
             _take(machine, output)
     except Broken as broken:
-        raise _failed(machine.died(None, str(broken))) from None
+        raise unstarted("the agent", machine.output.died(None, str(broken))) from None
 
 
 def _take(machine: Machine, output: tuple[int, bytes]) -> list[DriverEvent]:
     stream, data = output
     if stream == STDERR:
-        machine.feed_stderr(data)
+        machine.output.aside(data)
         return []
     return machine.feed(data)
-
-
-def _failed(end: Died) -> AegisError:
-    how = "" if end.exit is None else f" (exit {end.exit})"
-    last = end.stderr.splitlines()[-1] if end.stderr else "it said nothing"
-    return AegisError(ErrorKind.FAILED, f"the agent did not start{how}: {last}", "aegis doctor", exit=end.exit, stderr=end.stderr)

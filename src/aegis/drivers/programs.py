@@ -26,7 +26,7 @@ from aegis.drivers import Installation
 from aegis.drivers.resolving import Resolved, private_directory, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 #: How long a program may take to tell its version, in seconds, and how much it may say.
 _PATIENCE: Final = 30.0
@@ -54,11 +54,15 @@ class Programs:
     Args:
         path: PATH of the daemon; entries that are not absolute are left out, for they depend on where it was started.
         overrides: name -> path, from the configuration of the home.
+        shared: directories that agents can write to. Nothing of them is ever run here, for it would run outside of their sandbox.
     """
 
-    def __init__(self, *, path: str, overrides: Callable[[], Mapping[str, str]] = dict) -> None:
+    def __init__(
+        self, *, path: str, overrides: Callable[[], Mapping[str, str]] = dict, shared: Callable[[], Iterable[Path]] = tuple
+    ) -> None:
         self._path = [Path(entry) for entry in path.split(os.pathsep) if entry.startswith("/")]
         self._overrides = overrides
+        self._shared = shared
         #: What was asked last at a path, with the stamp of the file at that time.
         self._versions: dict[str, tuple[object, str]] = {}
         self._asking: dict[str, asyncio.Lock] = {}
@@ -74,7 +78,7 @@ class Programs:
         self.specs[wanted.name] = wanted
         async with self._asking.setdefault(wanted.name, asyncio.Lock()):
             path = self._locate(wanted)
-            candidates = resolve(path, wanted.command, self._path)
+            candidates = resolve(path, wanted.command, [folder for folder in self._path if self._open_to(folder) is None])
             if not candidates:
                 raise AegisError(
                     ErrorKind.UNAVAILABLE,
@@ -84,10 +88,8 @@ class Programs:
                 )
             said = ""
             for candidate in candidates:
-                if candidate.program.stat().st_mode & stat.S_IWOTH:
-                    raise AegisError(
-                        ErrorKind.DENIED, f"anybody on this machine can change {candidate.program}", f"`chmod o-w {candidate.program}`"
-                    )
+                for part in (path, candidate.program, Path(candidate.argv[0]), *(mount.source for mount in candidate.mounts)):
+                    self._check(part, wanted)
                 stamp = (candidate.argv, *_stamp(candidate.program))
                 known, version = self._versions.get(str(path), (None, ""))
                 if known != stamp:
@@ -114,10 +116,15 @@ class Programs:
                     program=wanted.name,
                 )
             return path
+        passed: Path | None = None
         for name in wanted.command:
             for folder in self._path:
                 if _is_program(folder / name):
-                    return folder / name
+                    if self._open_to(folder / name) is None:
+                        return folder / name
+                    passed = folder / name
+        if passed is not None:
+            self._check(passed, wanted)
         raise AegisError(
             ErrorKind.NOT_FOUND,
             f"the program `{wanted.command[0]}` of the provider `{wanted.name}` is not installed",
@@ -125,6 +132,22 @@ class Programs:
             program=wanted.name,
             install=wanted.install,
         )
+
+    def _check(self, path: Path, wanted: ProgramSpec) -> None:
+        """Raise DENIED for what somebody else than the owner of this home could exchange."""
+        if (found := self._open_to(path)) is not None:
+            who, mend = found
+            raise AegisError(ErrorKind.DENIED, f"{path} is not run: {who}", _mend(wanted, mend), program=wanted.name)
+
+    def _open_to(self, path: Path) -> tuple[str, str] | None:
+        """Who could exchange a file or a directory, or one on the way to it, and what mends that; None when that is nobody."""
+        for way in dict.fromkeys((Path(os.path.abspath(path)), path.resolve())):
+            for place in self._shared():
+                if way.is_relative_to(place):
+                    return f"it lies in {place}, where an agent can write", "install it somewhere else"
+            if (open_ := next((step for step in (way, *way.parents) if _anybody(step)), None)) is not None:
+                return f"anybody on this machine can change {open_}", f"`chmod o-w {open_}`"
+        return None
 
 
 def compare(one: str, other: str) -> int:
@@ -143,6 +166,17 @@ def _is_program(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode) and os.access(path, os.X_OK)
     except OSError:
         return False
+
+
+def _anybody(path: Path) -> bool:
+    """Whether anybody may write there. In a directory with the sticky bit nobody can exchange what is another one's."""
+    try:
+        info = path.lstat()
+    except OSError:
+        return False
+    if stat.S_ISLNK(info.st_mode) or not info.st_mode & stat.S_IWOTH:
+        return False
+    return not (stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from aegis.core.clock import Clock, SystemClock
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.version import __version__
 from aegis.models import Dialect, Headers, ModelRequest, ModelResponse
+from aegis.models.connections import Transport
 from aegis.models.errors import error_body, error_type, retry_after, told_wait
 
 if TYPE_CHECKING:
@@ -132,8 +133,8 @@ class HttpProvider:
     def _connected(self) -> httpx.AsyncClient:
         """The client, made on first use: loading certificates takes tens of milliseconds."""
         if self._client is None:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=60.0)
-            self._client = httpx.AsyncClient(timeout=self._timeout, limits=limits, trust_env=False, follow_redirects=False)
+            transport = Transport(keepalive=32, expiry=60.0)
+            self._client = httpx.AsyncClient(timeout=self._timeout, transport=transport, trust_env=False, follow_redirects=False)
         return self._client
 
     def _headers(self, request: ModelRequest, credential: str | None) -> dict[str, str]:

@@ -42,6 +42,11 @@ class ProviderSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """All that it speaks: who has Chat Completions has Responses beside it."""
         return frozenset({"openai", "responses"}) if self.dialect == "openai" else frozenset({self.dialect})
 
+    @property
+    def supply(self) -> str:
+        """What its limits are kept under: another project may mean another place by the same name."""
+        return f"{self.name} at {self.base_url}"
+
 
 #: What is known without a declaration. `scripted` is not here: it has no URL.
 BUILT_IN: Final[dict[str, ProviderSpec]] = {

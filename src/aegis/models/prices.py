@@ -30,7 +30,7 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input: float
     cached: float
     output: float
-    as_of: str  # the day the price was checked, YYYY-MM-DD
+    as_of: str  # the day of what the price was copied from, YYYY-MM-DD
     source: str
     cache_write: float | None = None
     cache_write_1h: float | None = None

@@ -81,10 +81,14 @@ class Store:
         raised here. Raises `AegisError` (unavailable) when the disk refuses; then nothing of it is stored, unless the
         machine failed in the very act. A caller that is cancelled does not stop it: it happens as a whole or not at all.
         """
+        return await self.put(fn)
+
+    def put(self, fn: Callable[[Tx], T]) -> asyncio.Future[T]:
+        """As `write`, for who does not wait: it is asked for when this returns, before everything that is asked for later."""
         self._check_open()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._writer.put(Write(fn, future))
-        return await future
+        return future
 
     def emit(self, fact: Fact, *, instance: str | None = None, session: str | None = None, turn: str | None = None) -> None:
         """Make an ephemeral event, after everything already asked for. Never waits; after the end of the store it does nothing."""

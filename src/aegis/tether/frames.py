@@ -33,8 +33,10 @@ descendants), `shutdown {grace}` (SIGTERM to all, SIGKILL after `grace` seconds,
 
 The neutral form of a recorded message (the conversation's memory, authoritative copy in the daemon's store) is
 `{"role": "user"|"assistant"|"tool", "content": [block, ...], "ids"?: [message ids]}` with blocks
-`{"type":"text","text"}`, `{"type":"thinking","text","signature"?,"redacted"?}`, `{"type":"tool_call","id","name","input"}`
-(arguments that are no JSON are kept as `{"malformed": raw}`), `{"type":"tool_result","id","name","ok","output","truncated","ms"?}`.
+`{"type":"text","text"}`, `{"type":"image","media_type","message","n"}` (the n-th picture, from 0, of the message of that id; with
+`data` as base64 only where a program is given it), `{"type":"thinking","text","signature"?,"redacted"?}`,
+`{"type":"tool_call","id","name","input"}` (arguments that are no JSON are kept as `{"malformed": raw}`),
+`{"type":"tool_result","id","name","ok","output","truncated","ms"?}`.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class LocalVault:
                     raise AegisError(
                         ErrorKind.UNAVAILABLE,
                         f"{self._file} is missing, and {count} stored secrets cannot be opened without it",
-                        "restore the file, or delete the secrets with `aegis secret rm NAME` and store them again",
+                        "restore the file, or delete the secrets with `aegis secret delete NAME` and store them again",
                     ) from None
                 self._key = create_master_key(self._file)
         return self._key

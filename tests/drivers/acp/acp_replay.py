@@ -26,7 +26,7 @@ def agent(name: str, **changes: Any) -> AgentSpec:
 def plain(name: str) -> AgentSpec:
     """The agent without the request that tells it to go on after a refusal: the recordings have none."""
     spec = agent(name)
-    return msgspec.structs.replace(spec, quirks=msgspec.structs.replace(spec.quirks, reject_ends_turn=False))
+    return msgspec.structs.replace(spec, quirks=msgspec.structs.replace(spec.quirks, reject_ends_turn=False, reject_hides_reason=False))
 
 
 def frames(name: str) -> list[tuple[str, dict[str, Any]]]:

@@ -49,7 +49,8 @@ def run(ident, text):
     for number, word in enumerate(text.split()):
         name, _, rest = word.partition(":")
         if name == "say":
-            update("agent_message_chunk", content={"type": "text", "text": rest})
+            message = {"messageId": f"of-{ident}"} if "late" in SETTINGS else {}
+            update("agent_message_chunk", content={"type": "text", "text": rest}, **message)
         elif name == "think":
             update("agent_thought_chunk", content={"type": "text", "text": rest})
         elif name == "tool":
@@ -104,7 +105,7 @@ def run(ident, text):
     late = SETTINGS.get("late")
     write(id=ident, result={"stopReason": "cancelled" if CUT.is_set() else "end_turn"})
     if late:
-        update("agent_message_chunk", messageId="old", content={"type": "text", "text": "late"})
+        update("agent_message_chunk", messageId=f"of-{ident}", content={"type": "text", "text": "late"})
 
 
 def main():

@@ -157,7 +157,7 @@ async def turn(
                 await conversation.answer(event.id, answer)
             if isinstance(event, Finished):
                 return seen
-    raise AssertionError(f"it ended: {conversation.machine.stderr}")
+    raise AssertionError(f"it ended: {conversation.machine.output.said}")
 
 
 async def until(events: AsyncIterator[DriverEvent], kind: type, holds: Any = lambda event: True) -> Any:

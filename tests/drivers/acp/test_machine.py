@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from acp_replay import agent
 from hypothesis import given
@@ -25,8 +26,10 @@ from aegis.core.events import (
     ToolResult,
 )
 from aegis.drivers import Accepted, Acknowledged, Answer, Asked, Died, Finished, Happened, Withdrawn
-from aegis.drivers.acp.machine import MAX_LINE, STDERR_TAIL, Broken, Machine
+from aegis.drivers.acp.machine import MAX_LINE, Machine
 from aegis.drivers.acp.spec import parse
+from aegis.drivers.acp.transcript import Transcript
+from aegis.drivers.process import TAIL, Broken
 
 PLAIN = parse('name = "x"\ntitle = "X"\ndialects = ["openai"]\nprogram = { command = ["x"] }\nmodel = { value = "a/{model}" }', "x.toml")
 
@@ -242,6 +245,24 @@ def test_an_agent_that_stops_after_a_refusal_is_told_to_go_on() -> None:
     assert talk.end(frame["id"])[-1] == Finished(Outcome.COMPLETED, "fine", reason="end_turn")
 
 
+@pytest.mark.parametrize("reason", ["not here", ""])
+def test_an_agent_whose_model_cannot_hear_the_reason_is_told_it_at_the_end(reason: str) -> None:
+    talk = Talk(agent("gemini"))
+    prompt = talk.begin()
+    talk.machine.answer(talk.ask(1, rawInput={"command": "rm x"})[-1].id, Answer(False, reason))
+    talk.sent()
+    talk.say("I was cancelled.")
+    ended = talk.end(prompt)
+    if not reason:
+        assert isinstance(ended[-1], Finished)
+        return
+    assert not any(isinstance(event, Finished) for event in ended)
+    [frame] = talk.sent()
+    assert "not here" in frame["params"]["prompt"][0]["text"]
+    talk.say("I see.")
+    assert talk.end(frame["id"])[-1] == Finished(Outcome.COMPLETED, "I see.", reason="end_turn")
+
+
 def test_a_batch_and_an_answer_with_a_number_as_text() -> None:
     talk = Talk()
     ident = talk.machine.request("initialize", {})
@@ -251,7 +272,12 @@ def test_a_batch_and_an_answer_with_a_number_as_text() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([2**63, 2**64, 10**400, "²", "4²9", "429", "0001-01-01T00:00:00+23:59", "9" * 5000])
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=4,
 )
@@ -267,7 +293,7 @@ KEYS = [
     "used",
     "cost",
 ]
-KEYS += ["configOptions", "messageId", "_meta", "currentModeId"]
+KEYS += ["configOptions", "messageId", "_meta", "currentModeId", "toolCallId", "size", "title"]
 KINDS = ["agent_message_chunk", "agent_thought_chunk", "tool_call", "tool_call_update", "plan", "usage_update", "current_mode_update"]
 KINDS += ["config_option_update", "session_info_update", "user_message_chunk"]
 
@@ -275,20 +301,37 @@ KINDS += ["config_option_update", "session_info_update", "user_message_chunk"]
 UPDATE = st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4)
 
 
-@given(st.lists(st.tuples(st.sampled_from(KINDS), UPDATE), max_size=4), JSON, JSON)
+ENDS = st.fixed_dictionaries({"usage": st.dictionaries(st.sampled_from(["inputTokens", "outputTokens", "cachedReadTokens"]), JSON)}) | JSON
+
+
+@given(st.lists(st.tuples(st.sampled_from(KINDS), UPDATE), max_size=4), JSON, ENDS)
 def test_no_shape_breaks_it(some: list[tuple[str, dict[str, Any]]], params: Any, result: Any) -> None:
     talk = Talk()
     prompt = talk.begin()
+    talk.say("earlier", "m")
+    assert isinstance(talk.end(prompt)[-1], Finished)
+    prompt = talk.begin()
     for kind, fields in some:
         update = {"toolCallId": "t"} | fields | {"sessionUpdate": kind}
-        talk.hear({"method": "session/update", "params": {"sessionId": "s", "update": update}})
+        for event in talk.hear({"method": "session/update", "params": {"sessionId": "s", "update": update}}):
+            assert json.dumps(msgspec.to_builtins(event))
+    for kind in (params, result):
+        Transcript(()).add({"sessionUpdate": kind, "content": params, "messageId": result})
+    if str(params) != str(prompt):
+        talk.hear({"id": params, "result": result})
+    talk.hear({"id": params, "method": result, "params": params}, {"method": params, "params": result})
     talk.hear({"method": "session/update", "params": params}, {"id": "a", "method": "session/request_permission", "params": params})
     talk.hear({"id": "b", "method": "session/request_permission", "params": {"sessionId": "s", "toolCall": params, "options": params}})
     talk.machine.settings.opened({"modes": params, "models": params, "configOptions": params})
-    assert isinstance(talk.hear({"id": prompt, "result": result})[-1], Finished)
+    end = talk.hear({"id": prompt, "result": result})[-1]
+    assert isinstance(end, Finished)
+    assert max(end.input, end.output, end.cached) < 2**63  # it can be stored
 
 
-@given(JSON)
+PLACES = ["code", "message", "data", "status", "retryDelay", "resetsAt", "details"]
+
+
+@given(JSON | st.dictionaries(st.sampled_from(PLACES), JSON | st.dictionaries(st.sampled_from(PLACES), JSON)))
 def test_no_error_breaks_it(error: Any) -> None:
     talk = Talk()
     end = talk.hear({"id": talk.begin(), "error": error})[-1]
@@ -298,17 +341,17 @@ def test_no_error_breaks_it(error: Any) -> None:
 def test_noise_is_kept_with_stderr() -> None:
     talk = Talk()
     assert talk.machine.feed(b"Welcome!\n\n{broken\n[1]\n7\n") == []
-    talk.machine.feed_stderr(b"oops\n")
-    end = talk.machine.died(3, "why")
+    talk.machine.output.aside(b"oops\n")
+    end = talk.machine.output.died(3, "why")
     assert end == Died(3, "Welcome!\n{broken\noops\nwhy")
-    talk.machine.feed_stderr(b"x" * 100_000)
-    assert len(talk.machine.stderr) == STDERR_TAIL
+    talk.machine.output.aside(b"x" * 100_000)
+    assert len(talk.machine.output.said) == TAIL
 
 
 def test_what_was_torn_counts_as_said() -> None:
     talk = Talk()
     assert talk.machine.feed(b"Segmentation fa") == []
-    assert talk.machine.died(-11).stderr == "Segmentation fa"
+    assert talk.machine.output.died(-11).stderr == "Segmentation fa"
 
 
 def test_a_line_has_an_end() -> None:

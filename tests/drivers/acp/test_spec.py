@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -85,3 +86,25 @@ def test_templates() -> None:
     document = templates.document({"m/{model}": ["{context}", "at most {context}", {"a": True}]}, values)
     assert msgspec.json.decode(document) == {'m/a"b': [5, "at most 5", {"a": True}]}
     assert templates.needs({"a": [{"{token}": 1}]}, "token")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    faults: list[AegisError] = []
+    assert load(tmp_path, faults.append) == []
+    assert "not a regular file" in faults[0].message
+
+
+def test_a_folder_with_too_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aegis.drivers.acp.spec.MOST_FILES", 1)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.toml").write_text(LEAST.replace('"mine"', f'"{name}"', 1))
+    faults: list[AegisError] = []
+    assert [agent.name for agent in load(tmp_path, faults.append)] == ["a"]
+    assert "more than 1 files" in faults[0].message
+
+
+@pytest.mark.parametrize(("key", "value"), [("files", '["/etc/x"]'), ("files", '["a/../b"]'), ("egress", '["everything"]')])
+def test_a_login_is_below_home_and_reaches_places(key: str, value: str) -> None:
+    with pytest.raises(AegisError, match=f"login.{key}"):
+        parse(f"{LEAST}[login]\n{key} = {value}\n", "a.toml")

@@ -24,8 +24,8 @@ from aegis.core.events import (
 )
 from aegis.drivers import Accepted, Acknowledged, Answer, Asked, Began, Busy, DriverEvent, Finished, Happened, Message
 from aegis.drivers.claude import frames
-from aegis.drivers.claude.frames import Broken
-from aegis.drivers.claude.machine import STDERR_TAIL, frame_id
+from aegis.drivers.claude.machine import frame_id
+from aegis.drivers.process import TAIL, Broken, Output
 
 # Recordings.
 
@@ -65,8 +65,8 @@ def test_death_at_each_frame(name: str) -> None:
         replay.after(new)
         seen += new
         assert seen == everything[: len(seen)]
-    replay.machine.feed_stderr(b"Killed\n")
-    assert (replay.machine.died(-9).exit, replay.machine.died(-9).stderr) == (-9, "Killed")
+    replay.machine.output.aside(b"Killed\n")
+    assert (replay.machine.output.died(-9).exit, replay.machine.output.died(-9).stderr) == (-9, "Killed")
 
 
 @settings(max_examples=30)
@@ -130,7 +130,7 @@ def test_any_value_in_any_field(value: Any) -> None:
 def test_what_is_no_frame_is_kept_with_stderr() -> None:
     one = machine()
     assert one.feed(b'Bun has crashed\n{"type":"news"}\n\n[1]\n{"kind":1}\nx' + b"\xff\n") == []
-    assert one.died(1).stderr == "Bun has crashed\n[1]\nx\ufffd"
+    assert one.output.died(1).stderr == "Bun has crashed\n[1]\nx\ufffd"
 
 
 def test_half_a_character_does_not_lose_the_frame() -> None:
@@ -146,20 +146,20 @@ def test_a_frame_that_is_too_deep() -> None:
 def test_stderr_is_bounded() -> None:
     one = machine()
     for _ in range(100):
-        one.feed_stderr(b"x" * 100_000)
+        one.output.aside(b"x" * 100_000)
     one.feed(b"y" * 200_000 + b"\n")
-    assert len(one.died(1).stderr) <= STDERR_TAIL
+    assert len(one.output.died(1).stderr) <= TAIL
 
 
 def test_a_large_frame_in_small_pieces_takes_linear_time() -> None:
     """Each piece is looked at once: a quadratic splitter would copy gigabytes here."""
-    lines = frames.Lines()
+    output = Output("x", frames.MAX_LINE)
     piece = b"x" * 65_536
     tracemalloc.start()
     try:
         for _ in range(900):
-            assert lines.feed(piece) == []
-        [whole] = lines.feed(b"\n")
+            assert output.lines(piece) == []
+        [whole] = output.lines(b"\n")
         assert tracemalloc.get_traced_memory()[1] < 150 * 1024 * 1024
     finally:
         tracemalloc.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import uuid
@@ -33,6 +34,7 @@ from aegis.core.events import (
     ToolResult,
 )
 from aegis.drivers import Accepted, Answer, Asked, Began, Busy, Died, DriverEvent, Finished, McpServer, Message, Withdrawn
+from aegis.drivers.claude.transcript import look
 
 Start = Callable[..., Any]
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==")
@@ -274,11 +276,15 @@ async def test_memory_survives_a_kill_in_a_turn(talk: Start, box: Box) -> None:
     start = await first.send("[[slow 1000 20]] the cut one")
     await first.delta(start)
     [accepted] = [event for event in first.seen[start:] if isinstance(event, Accepted)]
+    cut = Message(accepted.ids[0], "[[slow 1000 20]] the cut one")
+    async with asyncio.timeout(40):
+        while not (await look(box.link, name, [cut])).known:  # the program writes to its transcript in its own time
+            pass
     await box.down()
     last = await first.until(lambda event: isinstance(event, Died), start)
     assert isinstance(last, Died)
     await box.up()
-    pending = [Message(accepted.ids[0], "[[slow 1000 20]] the cut one"), Message("never-sent", "x")]
+    pending = [cut, Message("never-sent", "x")]
     second: Talk = await talk(resume=name, pending=pending)
     opened = second.conversation.opened
     assert (opened.program_session, opened.resumed, opened.known) == (name, True, (accepted.ids[0],))

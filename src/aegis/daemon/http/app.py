@@ -27,10 +27,9 @@ _INSTANCE = "/v1/instances/{name}"
 _SESSION = f"{_INSTANCE}/sessions/{{session:path}}"  # an id may hold slashes
 
 
-def make_app(house: House, token: str | None = None, listens: Collection[str] = ()) -> ASGIApp:
-    """The whole application behind its door. `token` and `listens` are for TCP."""
-    routes = [
-        # Each route is tried in turn, so those that are asked most stand first.
+def routes() -> list[Route]:
+    """Every route. Each is tried in turn, so those that are asked most stand first."""
+    return [
         Route(f"{_INSTANCE}/tether", tether.ingress, methods=["POST"]),
         Route(f"{_INSTANCE}/tether/poll", tether.poll, methods=["GET"]),
         Route("/v1/status", home.status, methods=["GET"]),
@@ -72,8 +71,13 @@ def make_app(house: House, token: str | None = None, listens: Collection[str] = 
         Route(f"{_INSTANCE}/mail", tether.mail, methods=["GET"]),
         Route(f"{_INSTANCE}/{{action}}", instances.act, methods=["POST"]),
     ]
+
+
+def make_app(house: House, token: str | None = None, listens: Collection[str] = ()) -> ASGIApp:
+    """The whole application behind its door. `token` and `listens` are for TCP."""
     app = Starlette(
-        routes=routes, exception_handlers={AegisError: on_error, ClientDisconnect: on_error, Exception: on_error, HTTPException: _no_route}
+        routes=routes(),
+        exception_handlers={AegisError: on_error, ClientDisconnect: on_error, Exception: on_error, HTTPException: _no_route},
     )
     app.state.house = house
     return Door(app, token, listens)

@@ -16,7 +16,8 @@ from aegis.core.errors import AegisError, ErrorKind, unknown_name
 from aegis.core.events import Outcome, SessionSettings
 from aegis.drivers import Answer, Died, DriverEvent, Finished, Happened, Message, Opened
 from aegis.drivers.acp import files, templates, transcript
-from aegis.drivers.acp.machine import Broken, Machine, Reply
+from aegis.drivers.acp.machine import Machine, Reply
+from aegis.drivers.process import Broken, unstarted
 from aegis.tether.frames import STDERR
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class AcpConversation:
     async def call(self, method: str, params: dict[str, Any], seconds: float = _CALL_SECONDS) -> dict[str, Any]:
         """Ask the program. Raises its error, TIMEOUT, or FAILED with `exit` and `stderr` when it dies."""
         if self._end is not None:
-            raise self.failed(self._end)
+            raise unstarted(self._agent.title, self._end)
         ident = self.machine.request(method, params)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._calls[ident] = future
@@ -147,7 +148,7 @@ class AcpConversation:
                 return await future
         except TimeoutError:
             text = f"{self._agent.title} did not answer `{method}` within {seconds:g} s"
-            raise AegisError(ErrorKind.TIMEOUT, text, stderr=self.machine.stderr) from None
+            raise AegisError(ErrorKind.TIMEOUT, text, stderr=self.machine.output.said) from None
         finally:
             self._calls.pop(ident, None)
 
@@ -162,13 +163,6 @@ class AcpConversation:
                     await self._heard.wait()
             except TimeoutError:
                 return
-
-    def failed(self, end: Died) -> AegisError:
-        """The error of a program that ended when it should not have."""
-        how = "" if end.exit is None else f" (exit {end.exit})"
-        last = end.stderr.splitlines()[-1] if end.stderr else "it said nothing"
-        text = f"{self._agent.title} did not start{how}: {last}"
-        return AegisError(ErrorKind.FAILED, text, "aegis doctor", exit=end.exit, stderr=end.stderr)
 
     def begin(self, opened: Opened) -> None:
         """The session is open."""
@@ -231,7 +225,7 @@ class AcpConversation:
         try:
             while (output := await self._program.read()) is not None:
                 if output[0] == STDERR:
-                    self.machine.feed_stderr(output[1])
+                    self.machine.output.aside(output[1])
                     continue
                 self._put(self.machine.feed(output[1]))
                 self._outgoing.set()
@@ -246,7 +240,7 @@ class AcpConversation:
         except AegisError as error:
             reason = error.message
         finally:
-            self._ended(self.machine.died(exit_, reason))
+            self._ended(self.machine.output.died(exit_, reason))
 
     async def _write(self) -> None:
         with contextlib.suppress(AegisError):  # the reader finds the end, and its reason
@@ -287,7 +281,7 @@ class AcpConversation:
         if turn == self._turns and self.machine.busy and self._end is None:
             self._put([Finished(Outcome.CANCELLED, reason="killed")])
             self._reader.cancel()
-            self._ended(self.machine.died(None, f"it did not end the turn within {_CANCEL_SECONDS:g} s"))
+            self._ended(self.machine.output.died(None, f"it did not end the turn within {_CANCEL_SECONDS:g} s"))
             self._killing = asyncio.create_task(self._program.channel.close())
 
     def _ended(self, end: Died) -> None:
@@ -300,7 +294,7 @@ class AcpConversation:
         self._writer.cancel()
         for future in self._calls.values():
             if not future.done():
-                future.set_exception(self.failed(self._end))
+                future.set_exception(unstarted(self._agent.title, self._end))
                 future.exception()
 
     # The end.

@@ -43,6 +43,7 @@ class AcpDriver:
             switch_model=agent.model.switch != "none",
             modes=agent.modes.known,
             efforts=agent.effort.known,
+            forgets_failed=agent.quirks.forgets_failed,
         )
         self._programs = programs
 
@@ -72,7 +73,8 @@ class AcpDriver:
         argv, env = _command(agent, found, spec, values)
         try:
             for path, content in agent.files.items():
-                if spec.endpoint or not _wants_endpoint(content):
+                # With its own login, what is in HOME came with that.
+                if spec.endpoint or not (_wants_endpoint(content) or path.startswith("{home}/")):
                     await files.write(link, templates.text(path, values), templates.document(content, values))
             if spec.resume and agent.resume.rename is not None:
                 await files.rename(link, agent.resume.rename, spec.resume)
@@ -89,7 +91,7 @@ class AcpDriver:
         except TimeoutError:
             await conversation.close()
             text = f"{agent.title} was not ready within {_START_SECONDS:g} s"
-            raise AegisError(ErrorKind.FAILED, text, "aegis doctor", exit=None, stderr=machine.stderr) from None
+            raise AegisError(ErrorKind.FAILED, text, "aegis doctor", exit=None, stderr=machine.output.said) from None
         except BaseException:
             await conversation.close()
             raise
@@ -131,16 +133,10 @@ class AcpDriver:
             machine.session = str(result.get("sessionId") or "")
             machine.settings.opened(result)
             if not machine.session:
-                raise AegisError(ErrorKind.FAILED, f"{self.agent.title} opened a session without a name", stderr=machine.stderr, exit=None)
+                text = f"{self.agent.title} opened a session without a name"
+                raise AegisError(ErrorKind.FAILED, text, stderr=machine.output.said, exit=None)
             return ()
-        more = _table(can, "sessionCapabilities")
-        if spec.fork and not isinstance(more.get("fork"), dict):
-            raise AegisError(ErrorKind.CONFLICT, f"{self.agent.title} cannot go on with a copy of a session")
-        method = "session/fork" if spec.fork else "session/load" if rules.how != "resume" or spec.pending else "session/resume"
-        if rules.how == "none" or (method == "session/load" and not can.get("loadSession")):
-            method = "session/resume"
-            if not isinstance(more.get("resume"), dict):
-                raise AegisError(ErrorKind.CONFLICT, f"{self.agent.title} cannot go on with an earlier session")
+        method = self._method(spec, can)
         drain = method == "session/load" and rules.drain_seconds > 0
         machine.transcript = Transcript(rules.ignore, rules.drain_until if drain else "")
         try:
@@ -159,6 +155,19 @@ class AcpDriver:
             raise
         finally:
             machine.transcript = None
+
+    def _method(self, spec: ConversationSpec, can: dict[str, Any]) -> str:
+        """How it goes on with a session. Raises AegisError: CONFLICT for a copy that it cannot make, NOT_FOUND when it keeps none."""
+        more, how = _table(can, "sessionCapabilities"), self.agent.resume.how
+        if spec.fork:
+            if not isinstance(more.get("fork"), dict):
+                raise AegisError(ErrorKind.CONFLICT, f"{self.agent.title} cannot go on with a copy of a session")
+            return "session/fork"
+        resumes, loads = isinstance(more.get("resume"), dict), bool(can.get("loadSession"))
+        if how == "none" or not (resumes or loads):
+            raise AegisError(ErrorKind.NOT_FOUND, f"{self.agent.title} cannot go on with an earlier session", session=spec.resume)
+        # Only a load tells which of the pending messages it has.
+        return "session/load" if loads and (not resumes or how == "load" or spec.pending) else "session/resume"
 
     async def _authenticate(self, conversation: AcpConversation, hello: dict[str, Any], asked: AegisError) -> None:
         """It wants to be logged in: do what needs no person, else say what a person has to do."""

@@ -72,7 +72,7 @@ def _status(code: Any, pairs: list[tuple[str, Any]], text: str) -> int:
     for value in told:
         if isinstance(value, int) and 400 <= value < 600:
             return value
-        if isinstance(value, str) and value.isdigit() and 400 <= int(value) < 600:
+        if isinstance(value, str) and re.fullmatch("[45][0-9]{2}", value):
             return int(value)
     found = _STATUS_TEXT.search(text)
     return int(found[1]) if found else 0
@@ -95,25 +95,27 @@ def _resets(pairs: list[tuple[str, Any]], text: str, now: float) -> float | None
 
 
 def _delay(value: Any, key: str) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e18:
         return value / 1000 if key.endswith("ms") else float(value)
     if isinstance(value, str):
         pieces = _PIECE.findall(value)
         if pieces:
             return sum(float(n) * _UNITS[unit.lower()] for n, unit in pieces)
-        if value.replace(".", "", 1).isdigit():
+        if value.replace(".", "", 1).isdecimal():
             return float(value)
     return None
 
 
 def _time(value: Any) -> float | None:
-    if isinstance(value, str) and not value.isdigit():
+    if isinstance(value, str) and not value.isdecimal():
         try:
             at = datetime.fromisoformat(value)
-        except ValueError:
+            return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
             return None
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if not isinstance(value, str) and abs(value) >= 1e18:
         return None
     number = float(value)
     return number / 1000 if number > 1e11 else number

@@ -17,21 +17,24 @@ import msgspec
 
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import Fact, Outcome, SessionContext, SessionTitle
-from aegis.drivers import Accepted, Acknowledged, Answer, Asked, Died, DriverEvent, Finished, Happened, Withdrawn
+from aegis.drivers import Accepted, Acknowledged, Answer, Asked, DriverEvent, Finished, Happened, Withdrawn
 from aegis.drivers.acp import updates
 from aegis.drivers.acp.failures import described
 from aegis.drivers.acp.transcript import REFUSED, Transcript
+from aegis.drivers.crowds import crowded
+from aegis.drivers.process import Broken, Output
 
 if TYPE_CHECKING:
     from aegis.drivers.acp.spec import AgentSpec
 
 #: The largest frame, in bytes.
 MAX_LINE: Final = 64 * 1024 * 1024
-#: How much of what the program said last on stderr is kept, in bytes.
-STDERR_TAIL: Final = 16 * 1024
 #: Tool calls and messages of earlier turns that are remembered, and the most requests that may wait for an answer.
 _REMEMBERED: Final = 2000
 _MOST_ASKED: Final = 256
+#: Ids of requests that are remembered, and what is answered to an agent that does not read, in bytes.
+_IDS: Final = 10_000
+_MOST_UNREAD: Final = 128 * 1024 * 1024
 #: How often in one turn an agent that stops after a refusal is told to go on.
 _NUDGES: Final = 10
 _METHOD_NOT_FOUND: Final = -32601
@@ -42,10 +45,6 @@ _STOPS: Final = {
     "max_turn_requests": "the program stopped the turn: it reached the most model calls that it makes for one",
 }
 _decode = msgspec.json.Decoder().decode
-
-
-class Broken(Exception):
-    """The program does not keep to the protocol."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -77,6 +76,7 @@ class _Pending(msgspec.Struct, frozen=True):
     """A request for leave that waits: the agent's own id of it, its options by kind, the call it is for."""
 
     ident: Any
+    own: str  # the same as JSON
     options: dict[str, str]
     call: str | None
     name: str
@@ -100,15 +100,18 @@ class Machine:
         self._spec = spec
         self._now = now
         self._wall = wall
-        self._line: list[bytes] = []
-        self._length = 0
-        self._stderr = bytearray()
+        self.output = Output("the program", MAX_LINE)
         self._frames: list[bytes] = []
         self._sent: list[DriverEvent] = []  # true once the frames are written
         self._ids = 0
         self._waiting: set[int] = set()
         self._turn: _Turn | None = None
+        #: What it asked and waits for, by our name of the request. Ours is never used twice, so an answer reaches what it was given
+        #: for, whatever the agent asks under the same id meanwhile.
         self._asked: dict[str, _Pending] = {}
+        self._used: set[str] = set()
+        self._requests = 0
+        self._unread = 0  # bytes of frames that wait to be written
         self._old: deque[str] = deque(maxlen=_REMEMBERED)  # tool calls and messages of turns that are over
         self._gone: set[str] = set()
         self._spent: float | None = None  # the session's cost before this turn
@@ -123,7 +126,7 @@ class Machine:
     def take(self) -> tuple[bytes, list[DriverEvent]]:
         """What is to be written now, and the events that are true once it is."""
         data, events = b"".join(self._frames), self._sent
-        self._frames, self._sent = [], []
+        self._frames, self._sent, self._unread = [], [], 0
         return data, events
 
     def request(self, method: str, params: dict[str, Any]) -> int:
@@ -162,7 +165,8 @@ class Machine:
         if self._turn is not None and not answer.allow:
             if pending.call is not None:
                 self._turn.calls.refuse(pending.call, answer.reason)
-            self._turn.refused.append(f"`{pending.name}` was refused" + (f": {answer.reason}" if answer.reason else ""))
+            if self._spec.quirks.reject_ends_turn or (self._spec.quirks.reject_hides_reason and answer.reason):
+                self._turn.refused.append(f"`{pending.name}` was refused" + (f": {answer.reason}" if answer.reason else ""))
 
     def _prompt(self, blocks: list[dict[str, Any]]) -> int:
         ident = self.request("session/prompt", {"sessionId": self.session, "prompt": blocks})
@@ -170,52 +174,23 @@ class Machine:
         return ident
 
     def _send(self, **frame: Any) -> None:
-        self._frames.append(msgspec.json.encode({"jsonrpc": "2.0", **frame}) + b"\n")
+        line = msgspec.json.encode({"jsonrpc": "2.0", **frame}) + b"\n"
+        self._frames.append(line)
+        self._unread += len(line)
 
     # What comes in.
 
     def feed(self, data: bytes) -> list[DriverEvent | Reply]:
         """The events that these bytes of stdout complete. Raises Broken."""
-        *lines, rest = data.split(b"\n")
-        out: list[DriverEvent | Reply] = []
-        for line in lines:
-            if self._line:
-                self._line.append(line)
-                line = b"".join(self._line)
-                self._line, self._length = [], 0
-            if len(line) > MAX_LINE:
-                raise _too_long()
-            if line and not line.isspace():
-                out += self._frame(line)
-        if rest:
-            self._line.append(rest)
-            self._length += len(rest)
-            if self._length > MAX_LINE:
-                raise _too_long()
-        return out
-
-    def feed_stderr(self, data: bytes) -> None:
-        """Keep the end of what the program says to people."""
-        self._stderr += data
-        del self._stderr[:-STDERR_TAIL]
-
-    @property
-    def stderr(self) -> str:
-        """The end of what it said to people."""
-        return self._stderr.decode("utf-8", "replace").strip()
-
-    def died(self, exit_: int | None, reason: str = "") -> Died:
-        """The event of its end; `reason` is ours, and stands behind what it said itself."""
-        if self._line:
-            self.feed_stderr(b"".join(self._line)[-STDERR_TAIL:])
-            self._line = []
-        return Died(exit_, "\n".join(part for part in (self.stderr, reason) if part))
+        return [event for line in self.output.lines(data) for event in self._frame(line)]
 
     def _frame(self, line: bytes) -> list[DriverEvent | Reply]:
+        if self._unread > _MOST_UNREAD:
+            raise Broken("the program asks and does not read the answers")
         try:
-            frame = _decode(line)
-        except (msgspec.DecodeError, RecursionError):
-            self.feed_stderr(line + b"\n")
+            frame = None if crowded(line) else _decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.output.aside(line + b"\n")
             return []
         if type(frame) is list:  # a batch
             return [event for one in frame[:1000] if isinstance(one, dict) for event in self._known(one)]
@@ -237,7 +212,7 @@ class Machine:
 
     def _response(self, frame: dict[str, Any]) -> list[DriverEvent | Reply]:
         ident = frame["id"]
-        if isinstance(ident, str) and ident.isdigit() and len(ident) < 10:  # some answer with the number as a text
+        if isinstance(ident, str) and ident.isdecimal() and len(ident) < 10:  # some answer with the number as a text
             ident = int(ident)
         if type(ident) is not int:
             return []
@@ -268,7 +243,8 @@ class Machine:
         if turn is not None:
             if kind == "agent_message_chunk" or kind == "agent_thought_chunk":
                 message = update.get("messageId")
-                if self._gone and message in self._gone:
+                message = message if isinstance(message, str) else None
+                if message in self._gone:
                     return []
                 content = update.get("content")
                 text = updates.block_text(content) if type(content) is dict else ""
@@ -277,7 +253,7 @@ class Machine:
                 return self._told(turn, turn.said.chunk(text, kind == "agent_thought_chunk", message), message)
             if kind == "tool_call" or kind == "tool_call_update":
                 call = update.get("toolCallId")
-                if kind == "tool_call_update" and call in self._gone and call not in turn.calls:
+                if kind == "tool_call_update" and isinstance(call, str) and call in self._gone and call not in turn.calls:
                     return []
                 return self._told(turn, [*turn.said.end(), *turn.calls.update(update)])
             if kind == "plan":
@@ -291,13 +267,13 @@ class Machine:
             case "usage_update":
                 used, size, cost = update.get("used"), update.get("size"), update.get("cost")
                 amount = cost.get("amount") if isinstance(cost, dict) and cost.get("currency", "USD") == "USD" else None
-                if isinstance(amount, int | float) and amount > 0:
+                if isinstance(amount, int | float) and 0 < amount < 1e9:
                     if turn is not None:
                         turn.cost = float(amount)
                     else:
                         self._spent = float(amount)
-                if isinstance(used, int) and used > 0:
-                    fact = SessionContext(used, size if isinstance(size, int) else 0)
+                if updates.count(used):
+                    fact = SessionContext(updates.count(used), updates.count(size))
             case "current_mode_update":
                 mode = update.get("currentModeId", update.get("modeId"))
                 fact = self.settings.set(mode=mode if isinstance(mode, str) else None)
@@ -329,28 +305,44 @@ class Machine:
 
     def _permission(self, ident: Any, params: dict[str, Any]) -> list[DriverEvent]:
         turn = self._turn
-        key = msgspec.json.encode(ident).decode()
-        if (
-            turn is None
-            or turn.cancelled
-            or params.get("sessionId") != self.session
-            or key in self._asked
-            or len(self._asked) >= _MOST_ASKED
-        ):
+        own = msgspec.json.encode(ident).decode()
+        if len(own) > 200 or any(pending.own == own for pending in self._asked.values()):
+            return []  # it could not tell our answer from another one
+        if turn is None or turn.cancelled or params.get("sessionId") != self.session or len(self._asked) >= _MOST_ASKED:
             self._send(id=ident, result={"outcome": {"outcome": "cancelled"}})
             return []
         told = params.get("toolCall")
-        facts, call, name, kind, title, given, places = turn.calls.asked(told if isinstance(told, dict) else {})
+        facts, call, claimed, what = turn.calls.asked(told if isinstance(told, dict) else {})
         options = params.get("options")
         kinds = {
             str(option.get("kind")): option["optionId"]
             for option in reversed(options if isinstance(options, list) else [])
             if isinstance(option, dict) and isinstance(option.get("optionId"), str)
         }
-        self._asked[key] = _Pending(ident, kinds, call, name)
-        question = kind == "switch_mode" or name in self._spec.tools.questions
-        asked = Asked(id=key, tool=name, input=given, kind=kind, title=title, call_id=call, locations=places, question=question)
+        key = self._name(own)
+        self._asked[key] = _Pending(ident, own, kinds, call, what.name)
+        asked = Asked(
+            id=key,
+            tool=what.name,
+            input=what.input or {},
+            kind=what.kind,
+            title=what.title,
+            call_id=call,
+            locations=what.locations,
+            question=what.kind == "switch_mode" or what.name in self._spec.tools.questions,
+            claimed=claimed,
+        )
         return [*self._told(turn, [*turn.said.end(), *facts]), asked]
+
+    def _name(self, own: str) -> str:
+        """A name for a request that no other one ever had."""
+        name, full = own, len(self._used) >= _IDS
+        while name in self._used or (full and name == own):
+            self._requests += 1
+            name = f"#{self._requests} {own}"
+        if not full:
+            self._used.add(name)
+        return name
 
     def _withdraw(self) -> list[DriverEvent]:
         asked, self._asked = self._asked, {}
@@ -359,9 +351,11 @@ class Machine:
         return [Withdrawn(key) for key in asked]
 
     def _withdrawn(self, ident: Any) -> list[DriverEvent]:
-        key = msgspec.json.encode(ident).decode()
-        if self._asked.pop(key, None) is None:
+        own = msgspec.json.encode(ident).decode()
+        key = next((name for name, pending in self._asked.items() if pending.own == own), None)
+        if key is None:
             return []
+        del self._asked[key]
         self._send(id=ident, error={"code": -32800, "message": "Request cancelled"})
         return [Withdrawn(key)]
 
@@ -370,10 +364,10 @@ class Machine:
     def _ended(self, turn: _Turn, result: dict[str, Any], error: AegisError | None) -> list[DriverEvent]:
         reason = result.get("stopReason")
         reason = reason if isinstance(reason, str) else ""
-        if self._nudged(turn, reason, error):
-            return []
-        self._turn = None
         tokens = _tokens(result)
+        if self._nudged(turn, reason, error):
+            return self._told(turn, turn.said.end(tokens["model"]))
+        self._turn = None
         events = self._withdraw()
         events += self._told(turn, [*turn.said.end(tokens["model"]), *turn.calls.end(_CUT)])
         if error is None and not turn.acknowledged and not turn.cancelled:
@@ -406,9 +400,9 @@ class Machine:
         return events
 
     def _nudged(self, turn: _Turn, reason: str, error: AegisError | None) -> bool:
-        """Whether the agent had stopped because of a refusal, and was told to go on."""
+        """Whether the agent ended its turn without knowing why it was refused something, and was told, and to go on."""
         refused, turn.refused = turn.refused, []
-        if not refused or not self._spec.quirks.reject_ends_turn or turn.cancelled or error is not None or reason != "end_turn":
+        if not refused or turn.cancelled or error is not None or reason != "end_turn":
             return False
         if turn.nudges >= _NUDGES:
             return False
@@ -429,7 +423,7 @@ def _tokens(result: dict[str, Any]) -> dict[str, Any]:
     usage = usage if isinstance(usage, dict) else {}
 
     def count(*names: str) -> int:
-        return sum(value for name in names if isinstance(value := usage.get(name), int) and value > 0)
+        return sum(updates.count(usage.get(name)) for name in names)
 
     cached = count("cachedReadTokens", "cached_tokens")
     written = count("cachedWriteTokens")
@@ -439,7 +433,3 @@ def _tokens(result: dict[str, Any]) -> dict[str, Any]:
     told = count("inputTokens") + cached + written if "inputTokens" in usage else count("input_tokens")
     output = count("outputTokens", "thoughtTokens") if "outputTokens" in usage else count("output_tokens")
     return {"input": told, "output": output, "cached": cached, "model": model if isinstance(model, str) else ""}
-
-
-def _too_long() -> Broken:
-    return Broken(f"the program sent a line of more than {MAX_LINE} bytes")

@@ -7,7 +7,9 @@ place and the nearest key that does.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
@@ -22,8 +24,10 @@ from aegis.core.errors import AegisError, ErrorKind
 from aegis.drivers.acp import templates
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
-#: The largest data file, in bytes.
+_RULE: Final = re.compile(r"[a-z0-9*.-]{1,253}:[0-9]{1,5}")
+#: The largest data file, in bytes, and the most files of a folder.
 _MOST: Final = 256 * 1024
+MOST_FILES: Final = 100
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +42,11 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True):
-    """What replaces the parts of the file that name `{endpoint}` or `{token}` when the program uses its own login."""
+    """The program's own login: where it is, and what replaces the parts of the file that name `{endpoint}` or `{token}` with it."""
 
+    files: tuple[str, ...] = ()  # below a person's HOME, the first one is the login itself; empty: `auth: login` is refused
+    egress: tuple[str, ...] = ()  # the rules `host:port` that it needs
+    members: dict[str, tuple[str, ...]] = {}  # of a file that holds other things too: the members of its JSON object that are copied
     args: tuple[str, ...] | None = None
     environment: dict[str, Any] = {}
     method: str = ""  # the id to `authenticate` with when the program asks for that and its environment suffices
@@ -107,7 +114,9 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     """Where it differs from other agents."""
 
     reject_ends_turn: bool = False  # after a refused request it stops without a word: tell it the reason, and to go on
+    reject_hides_reason: bool = False  # it goes on after one, but its model cannot hear why: tell it when the turn is over
     whole_thoughts: bool = False  # each chunk of a thought is one by itself
+    forgets_failed: bool = False  # it drops a prompt whose model call failed, so that it must be told it again
     sigterm: bool = False  # it does not end when its stdin does
     system: Literal["prompt", "given"] = "prompt"  # `given`: the instructions reach it by `{system}` in files or environment
 
@@ -149,8 +158,10 @@ def load(directory: Path, report: Callable[[AegisError], None] | None = None) ->
         paths = sorted(path for path in directory.iterdir() if path.suffix == ".toml")
     except OSError:
         return []
-    for path in paths:
+    for number, path in enumerate(paths):
         try:
+            if number >= MOST_FILES:
+                raise AegisError(ErrorKind.USAGE, f"{path}: it is one of more than {MOST_FILES} files and is not read", file=str(path))
             spec = read(path)
             if spec.name in found:
                 raise AegisError(ErrorKind.USAGE, f"{path}: another file has the agent `{spec.name}` already", "choose another `name`")
@@ -165,7 +176,10 @@ def load(directory: Path, report: Callable[[AegisError], None] | None = None) ->
 def read(path: Path) -> AgentSpec:
     """One data file. Raises AegisError(USAGE) with `file`, `key` and `nearest` in its data."""
     try:
-        with path.open("rb") as file:
+        # Not to wait for ever for somebody to write into a pipe.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError("it is not a regular file")
             raw = file.read(_MOST + 1)
         text = raw.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -208,6 +222,12 @@ def parse(text: str, file: str) -> AgentSpec:
     for path in spec.files:
         if not path.startswith(("{home}/", "{tmp}/")) or ".." in path.split("/"):
             raise wrong(f"files.{path}", "a file is written below `{home}/` or `{tmp}/`")
+    for path in (*spec.login.files, *spec.login.members):
+        if path.startswith("/") or {"", ".", ".."} & set(path.split("/")) or "\n" in path:
+            raise wrong("login.files", f"{path!r} is no path below HOME")
+    for rule in spec.login.egress:
+        if not _RULE.fullmatch(rule):
+            raise wrong("login.egress", f"{rule!r} is no `host:port`")
     if (rename := spec.resume.rename) and any(
         ".." in text.split("/") or text.startswith("/") for text in (rename.directory, rename.match, rename.to)
     ):

@@ -49,7 +49,8 @@ class Transcript:
         self.complete = not until  # the update that ends it was seen
         self._ignore = ignore
         self._until = until
-        self._prompts: deque[str] = deque(maxlen=_KEPT)
+        self._prompts: deque[list[str]] = deque(maxlen=_KEPT)
+        self._size = 0  # characters of the last one
         self._open = False
         self._message: Any = None
 
@@ -59,7 +60,7 @@ class Transcript:
         if kind == self._until:
             self.complete = True
         if kind != "user_message_chunk":
-            self._open = self._open and kind in _ASIDE
+            self._open = self._open and isinstance(kind, str) and kind in _ASIDE
             return
         content, message = update.get("content"), update.get("messageId")
         text = content.get("text") if isinstance(content, dict) else None
@@ -67,15 +68,17 @@ class Transcript:
             self._open = False
             return
         if not self._open or (message is not None and message != self._message):
-            self._prompts.append("")
+            self._prompts.append([])
+            self._size = 0
         self._open, self._message = True, message
-        if isinstance(text, str) and len(self._prompts[-1]) < _MOST:
-            self._prompts[-1] += text
+        if isinstance(text, str) and self._size < _MOST:
+            self._size += len(text)
+            self._prompts[-1].append(text)
 
     def known(self, pending: list[Message]) -> tuple[str, ...]:
         """The ids of those messages that it holds: they are looked for in the last prompt, and in what it only went on with."""
         last: list[str] = []
-        for prompt in reversed(self._prompts):
+        for prompt in map("".join, reversed(self._prompts)):
             last.append(f"{_GAP}{_plain(prompt)}{_GAP}")
             if not _plain(prompt).startswith((GO_ON, REFUSED)):
                 break

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 import msgspec
 
+from aegis.core.bounds import MAX_INPUT, MAX_SAID, shortened
 from aegis.core.events import (
     MAX_DIFF,
     Diff,
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
 #: The most characters of a tool's output that an event carries, and the most tool calls that one turn may have open.
 MAX_OUTPUT: Final = 100_000
 _MOST_CALLS: Final = 10_000
+#: So many calls of a turn may be without a result, and so many diffs has one call.
+_MOST_OPEN: Final = 200
+_MOST_DIFFS: Final = 32
+#: Configuration options, values of one, and characters of a value that are taken note of.
+_MOST_OPTIONS: Final = 64
+_MOST_VALUES: Final = 500
+_VALUE: Final = 200
 _KINDS: Final = frozenset(get_args(ToolKind))
 _WORD: Final = re.compile(r"[\w.:-]{1,100}")
 _OVER: Final = {"completed": True, "failed": False}
@@ -50,6 +58,7 @@ class Said:
         self._thought = False
         self._message: Any = None
         self._pieces: list[str] = []
+        self._size = 0  # characters of the run, with those that are not kept
 
     def chunk(self, text: str, thought: bool, message: Any) -> list[Fact]:
         """One chunk more."""
@@ -58,7 +67,10 @@ class Said:
             facts = self.end()
         self._thought = thought
         self._message = message
-        self._pieces.append(text)
+        room = MAX_SAID - self._size
+        self._size += len(text)
+        if room > 0:
+            self._pieces.append(text[:room])
         if thought:
             facts.append(ThinkingDelta(text))
             if self._whole_thoughts:
@@ -72,7 +84,7 @@ class Said:
         if not self._pieces:
             return []
         text = "".join(self._pieces)
-        self._pieces = []
+        self._pieces, self._size = [], 0
         self._message = None
         if not text.strip():
             return []
@@ -85,7 +97,7 @@ class Said:
 class _Call:
     """One tool call."""
 
-    __slots__ = ("diffs", "input", "kind", "locations", "name", "output", "over", "refused", "shown", "since", "title")
+    __slots__ = ("diffs", "input", "kind", "known", "locations", "name", "output", "over", "refused", "shown", "since", "title", "told")
 
     def __init__(self, name: str, since: float) -> None:
         self.name = name
@@ -99,6 +111,8 @@ class _Call:
         self.shown = False  # its ToolCall was told
         self.over = False  # its ToolResult was told
         self.refused: str | None = None  # the reason, when it was not allowed
+        self.told = False  # the program told its input; else it was put together from what else it says
+        self.known = False  # what the tool does follows from its name, not from the program's word
 
 
 class Calls:
@@ -108,6 +122,8 @@ class Calls:
         self._rules = rules
         self._now = now
         self._calls: dict[str, _Call] = {}
+        self._lost: list[tuple[str, _Call]] = []  # those whose id another call took before they were over
+        self._open = 0
 
     def __contains__(self, ident: object) -> bool:
         return ident in self._calls
@@ -122,7 +138,7 @@ class Calls:
         ident = update.get("toolCallId")
         if not isinstance(ident, str) or (call := self._take(ident, update)) is None or call.over:
             return []
-        status = update.get("status")
+        status = _string(update.get("status"))
         facts: list[Fact] = []
         whole = (
             isinstance(update.get("rawInput"), dict)
@@ -140,19 +156,24 @@ class Calls:
             facts.append(ToolProgress(ident, more, call.title))
         return facts
 
-    def asked(self, update: dict[str, Any]) -> tuple[list[Fact], str | None, str, ToolKind, str, dict[str, Any], list[Location]]:
-        """The `toolCall` of a request for leave: the facts, and (id, name, kind, title, input, locations) for the question."""
+    def asked(self, update: dict[str, Any]) -> tuple[list[Fact], str | None, bool, _Call]:
+        """The `toolCall` of a request for leave: the facts, the call's id, whether its kind is only the program's word, and the call."""
         ident = update.get("toolCallId")
-        if not isinstance(ident, str):
+        call = self._take(ident, update) if isinstance(ident, str) else None
+        if call is None or not isinstance(ident, str):
             kind = _kind(update.get("kind"))
-            return [], None, kind, kind, _line(update.get("title")), _input(update), _locations(update.get("locations"))
-        call = self._take(ident, update)
-        if call is None:
-            return [], ident, "", "other", "", _input(update), []
+            call = _Call(kind, self._now())
+            call.kind, call.title, call.input = kind, _line(update.get("title")), _input(update)
+            call.locations = _locations(update.get("locations"))
+            return [], ident if isinstance(ident, str) else None, True, call
         self._content(call, update)
         output, call.output = call.output, ""  # what stands in a question is no output
-        facts: list[Fact] = [] if call.shown or call.over else [self._shown(ident, call, output)]
-        return facts, ident, call.name, call.kind, call.title, call.input or {}, call.locations
+        facts: list[Fact] = []
+        if not call.shown:
+            facts.append(self._shown(ident, call, output))
+        elif not call.told:  # what is asked for counts, not what was shown before
+            call.input = _shown_input(call, output)
+        return facts, ident, not call.known, call
 
     def refuse(self, ident: str, reason: str) -> None:
         """The call was not allowed."""
@@ -162,7 +183,7 @@ class Calls:
     def end(self, why: str) -> list[Fact]:
         """The turn is over: calls that were told of and have no result get one that says so."""
         facts: list[Fact] = []
-        for ident, call in self._calls.items():
+        for ident, call in [*self._lost, *self._calls.items()]:
             if call.shown and not call.over:
                 call.output = call.output or (why if call.refused is None else f"refused: {call.refused}" if call.refused else "refused")
                 facts.append(self._result(ident, call, False, {}))
@@ -171,17 +192,24 @@ class Calls:
     def _take(self, ident: str, update: dict[str, Any]) -> _Call | None:
         call = self._calls.get(ident)
         title = update.get("title")
+        if call is not None and _is_another(call, update):
+            if not call.over:
+                self._lost.append((ident, call))
+            call = None
         if call is None:
-            if len(self._calls) >= _MOST_CALLS:
+            if len(self._calls) + len(self._lost) >= _MOST_CALLS or self._open >= _MOST_OPEN:
                 return None
+            self._open += 1
             call = self._calls[ident] = _Call(self._name(ident, update), self._now())
+            call.known = call.name in self._rules.kinds
         if isinstance(title, str):
             call.title = _line(title)
         if "kind" in update or call.kind == "other":
             call.kind = _kind(self._rules.kinds.get(call.name) or update.get("kind") or call.kind)
         if isinstance(raw := update.get("rawInput"), dict) and raw and not call.shown:
             # A question may show another view of the input than the call itself: what the call said first stays.
-            call.input = raw if call.input is None or update.get("sessionUpdate") else call.input
+            call.input = shortened(raw, MAX_INPUT) if call.input is None or update.get("sessionUpdate") else call.input
+            call.told = True
         if update.get("locations"):
             call.locations = _locations(update["locations"])
         return call
@@ -219,16 +247,19 @@ class Calls:
             elif isinstance(inner := item.get("content"), dict):
                 texts.append(block_text(inner))
         if diffs:
-            call.diffs = diffs
+            call.diffs = diffs[:_MOST_DIFFS]
         if texts:
-            call.output = "\n".join(texts)
+            call.output = "\n".join(texts)[: MAX_OUTPUT + 1]
 
     def _result(self, ident: str, call: _Call, ok: bool, update: dict[str, Any]) -> ToolResult:
         call.over = True
         output = call.output or _raw_output(update.get("rawOutput"))
         cut = len(output) > MAX_OUTPUT
         ms = max(0.0, (self._now() - call.since) * 1000)
-        return ToolResult(ident, call.name, ok, output[:MAX_OUTPUT], cut, round(ms, 1), call.kind, call.diffs if ok else [])
+        diffs = call.diffs if ok else []
+        self._open -= 1
+        call.input, call.output, call.diffs, call.locations = None, "", [], []
+        return ToolResult(ident, call.name, ok, output[:MAX_OUTPUT], cut, round(ms, 1), call.kind, diffs)
 
 
 class Settings:
@@ -246,8 +277,8 @@ class Settings:
     def opened(self, result: dict[str, Any]) -> None:
         """What the response to `session/new`, `load`, `resume` or `fork` says."""
         if isinstance(modes := result.get("modes"), dict):
-            self.modes = [str(mode["id"]) for mode in _dicts(modes.get("availableModes")) if mode.get("id")]
-            self.mode = _string(modes.get("currentModeId"))
+            self.modes = [str(mode["id"])[:_VALUE] for mode in _dicts(modes.get("availableModes"))[:_MOST_VALUES] if mode.get("id")]
+            self.mode = _string(modes.get("currentModeId"))[:_VALUE]
         if isinstance(models := result.get("models"), dict) and (current := _string(models.get("currentModelId"))):
             self.model = self._name(current)
         self.configured(result.get("configOptions"))
@@ -256,9 +287,11 @@ class Settings:
         """The whole list of configuration options; what changed by it."""
         changed: dict[str, str] = {}
         for option in _dicts(options):
-            ident, value = _string(option.get("id")), _string(option.get("currentValue"))
+            ident, value = _string(option.get("id"))[:_VALUE], _string(option.get("currentValue"))[:_VALUE]
+            if ident not in self.options and len(self.options) >= _MOST_OPTIONS:
+                continue
             values = [inner for entry in _dicts(option.get("options")) for inner in (_dicts(entry.get("options")) or [entry])]
-            self.options[ident] = [_string(entry.get("value")) for entry in values]
+            self.options[ident] = [_string(entry.get("value"))[:_VALUE] for entry in values[:_MOST_VALUES]]
             role = self._roles.get(ident) or {"model": "model", "mode": "mode", "thought_level": "effort"}.get(
                 _string(option.get("category"))
             )
@@ -309,6 +342,11 @@ def block_text(block: dict[str, Any]) -> str:
     return f"[{kind}]" if isinstance(kind, str) else ""
 
 
+def count(value: Any) -> int:
+    """`value` if it is a whole number that is not negative and can be stored, else 0."""
+    return value if isinstance(value, int) and 0 < value < 1e18 else 0
+
+
 def _shown_input(call: _Call, content: str) -> dict[str, Any]:
     """What is known of an input that the program keeps to itself: enough to see what is asked, and to tell two calls apart."""
     if call.kind == "execute" and call.title:
@@ -325,6 +363,15 @@ def _shown_input(call: _Call, content: str) -> dict[str, Any]:
     return shown
 
 
+def _is_another(call: _Call, update: dict[str, Any]) -> bool:
+    """Whether an update is about another call of the same id. A model makes the ids up, and may use one twice."""
+    begins = update.get("sessionUpdate") == "tool_call"
+    if call.over:
+        return begins or "sessionUpdate" not in update  # or a request for leave, which comes before a call and never behind it
+    raw = update.get("rawInput")
+    return begins and call.shown and call.told and isinstance(raw, dict) and bool(raw) and shortened(raw, MAX_INPUT) != call.input
+
+
 def _input(update: dict[str, Any]) -> dict[str, Any]:
     raw = update.get("rawInput")
     return raw if isinstance(raw, dict) else {}
@@ -335,11 +382,7 @@ def _kind(value: Any) -> ToolKind:
 
 
 def _locations(value: Any) -> list[Location]:
-    return [
-        Location(found["path"], line if isinstance(line := found.get("line"), int) and line > 0 else None)
-        for found in _dicts(value)
-        if isinstance(found.get("path"), str)
-    ]
+    return [Location(found["path"], count(found.get("line")) or None) for found in _dicts(value) if isinstance(found.get("path"), str)]
 
 
 def _diff(item: dict[str, Any]) -> Diff | None:

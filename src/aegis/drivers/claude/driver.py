@@ -12,8 +12,9 @@ from aegis.core.errors import AegisError, ErrorKind, unknown_name
 from aegis.core.events import Outcome
 from aegis.drivers import Answer, Capabilities, ConversationSpec, DriverEvent, Finished, Installation, Message, Opened
 from aegis.drivers.claude import launch, transcript
-from aegis.drivers.claude.frames import Broken, a_dict, a_text
+from aegis.drivers.claude.frames import a_dict, a_text
 from aegis.drivers.claude.machine import Machine
+from aegis.drivers.process import Broken, unstarted
 from aegis.drivers.programs import ProgramSpec
 from aegis.tether.frames import STDERR
 
@@ -28,6 +29,9 @@ _NAME: Final = "claude-code"
 _START_SECONDS: Final = 30.0
 _REPLY_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 1.0
+#: Events of its start that are kept; what is answered to it while it does not read, in bytes.
+_MOST_EARLY: Final = 10_000
+_MOST_UNREAD: Final = 128 * 1024 * 1024
 PROGRAM: Final = ProgramSpec(
     name=_NAME,
     command=("claude",),
@@ -47,8 +51,10 @@ class ClaudeConversation:
         self._machine = machine
         self._effort = effort
         self._closed = False
+        self._ended = False  # nothing more comes from it
         self._early: list[DriverEvent] = []
         self._unwritten: deque[bytes] = deque()
+        self._waiting = 0  # bytes that it has not read
         self._due = asyncio.Event()
         self._rested = asyncio.Event()
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
@@ -71,13 +77,14 @@ class ClaudeConversation:
                     if isinstance(event, Finished):
                         self._rested.set()
                     yield event
-            last = self._machine.died(await self._program.wait())
+            last = self._machine.output.died(await self._program.wait())
         except Broken as broken:
             await self._program.channel.close()
-            last = self._machine.died(None, str(broken))
+            last = self._machine.output.died(None, str(broken))
         except AegisError as error:
-            last = self._machine.died(None, error.message)
+            last = self._machine.output.died(None, error.message)
         finally:
+            self._ended = True
             self._rested.set()
             self._give_up()
         if not self._closed:
@@ -113,7 +120,7 @@ class ClaudeConversation:
             return
         self._closed = True
         try:
-            if self._machine.working:
+            if self._machine.working and not self._ended:
                 self._rested.clear()
                 self._post(self._machine.interrupt())
                 with contextlib.suppress(TimeoutError):
@@ -140,13 +147,15 @@ class ClaudeConversation:
             while ident not in self._machine.replies:
                 output = await self._program.read()
                 if output is None:
-                    raise failed(self._machine.died(await self._program.wait()))
+                    raise failed(self._machine.output.died(await self._program.wait()))
                 self._early += self._take(output, replies=False)
+                if len(self._early) > _MOST_EARLY:
+                    raise Broken("Claude Code says too much before it is ready")
                 if ends := [event for event in self._early if isinstance(event, Finished) and event.outcome is Outcome.FAILED]:
-                    self._machine.feed_stderr(a_text((ends[0].error or {}).get("error")).encode())
+                    self._machine.output.aside(a_text((ends[0].error or {}).get("error")).encode())
                     self._early.clear()
         except Broken as broken:
-            raise failed(self._machine.died(None, str(broken))) from None
+            raise failed(self._machine.output.died(None, str(broken))) from None
         return _value(self._machine.replies.pop(ident))
 
     async def _ask(self, subtype: str, **fields: Any) -> dict[str, Any]:
@@ -163,10 +172,12 @@ class ClaudeConversation:
     def _take(self, output: tuple[int, bytes], replies: bool = True) -> list[DriverEvent]:
         stream, data = output
         if stream == STDERR:
-            self._machine.feed_stderr(data)
+            self._machine.output.aside(data)
             return []
         events = self._machine.feed(data)
         self._post(self._machine.outgoing())
+        if self._waiting > _MOST_UNREAD:
+            raise Broken("Claude Code asks and does not read the answers")
         if replies and self._machine.replies:
             for ident, reply in self._machine.replies.items():
                 future = self._replies.get(ident)
@@ -178,6 +189,7 @@ class ClaudeConversation:
     def _post(self, data: bytes) -> None:
         if data:
             self._unwritten.append(data)
+            self._waiting += len(data)
             self._due.set()
 
     async def _write(self) -> None:
@@ -185,7 +197,9 @@ class ClaudeConversation:
             while await self._due.wait():
                 self._due.clear()
                 while self._unwritten:
-                    await self._program.write(self._unwritten.popleft())
+                    data = self._unwritten.popleft()
+                    await self._program.write(data)
+                    self._waiting -= len(data)
         except AegisError:
             return
 
@@ -206,6 +220,7 @@ class ClaudeDriver:
         permission_requests=True,
         images=True,
         switch_model=True,
+        tells_retries=True,
         modes=launch.MODES,
         efforts=launch.EFFORTS,
     )
@@ -242,7 +257,7 @@ class ClaudeDriver:
         except BaseException as error:
             await conversation.close()
             if isinstance(error, TimeoutError):
-                raise failed(machine.died(None, f"it did not answer within {_START_SECONDS:g} s")) from None
+                raise failed(machine.output.died(None, f"it did not answer within {_START_SECONDS:g} s")) from None
             raise
         version = a_text(told.get("claude_code_version")) or there.version
         conversation.opened = Opened(session, version, resume, spec.model, mode, known)
@@ -251,8 +266,7 @@ class ClaudeDriver:
 
 def failed(end: Died) -> AegisError:
     """Why it did not start, with what mends it where that is known."""
-    said, how = end.stderr, "" if end.exit is None else f" (exit {end.exit})"
-    last = said.splitlines()[-1] if said else "it said nothing"
+    said = end.stderr
     kind, hint = ErrorKind.FAILED, "aegis doctor"
     if "No conversation found" in said:
         kind, hint = ErrorKind.NOT_FOUND, "start a new session"
@@ -260,7 +274,7 @@ def failed(end: Died) -> AegisError:
         hint = f"it is too old or too new for Aegis: `{PROGRAM.install}`"
     elif "/login" in said or "Invalid API key" in said:
         hint = "log in with `claude` by yourself once more, or leave out `auth: login`"
-    return AegisError(kind, f"Claude Code did not start{how}: {last}", hint, exit=end.exit, stderr=said)
+    return unstarted("Claude Code", end, kind, hint)
 
 
 def _value(reply: dict[str, Any]) -> dict[str, Any]:

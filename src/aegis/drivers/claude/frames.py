@@ -11,36 +11,10 @@ from typing import Any, Final
 
 import msgspec
 
+from aegis.drivers.crowds import crowded
+
 #: The largest frame, in bytes.
 MAX_LINE: Final = 64 * 1024 * 1024
-
-
-class Broken(Exception):
-    """The program does not keep to the protocol."""
-
-
-class Lines:
-    """Cuts a stream into lines in linear time: what waits for its end is kept in pieces and joined once."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._size = 0
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that these bytes complete, without their ends. Raises Broken for one of more than `MAX_LINE` bytes."""
-        first, newline, rest = data.partition(b"\n")
-        self._size += len(first)
-        if self._size > MAX_LINE:
-            raise Broken(f"Claude Code sent a line of more than {MAX_LINE} bytes")
-        self._pieces.append(first)
-        if not newline:
-            return []
-        lines = [b"".join(self._pieces) if len(self._pieces) > 1 else first]
-        *more, last = rest.split(b"\n")
-        lines += more
-        self._pieces = [last] if last else []
-        self._size = len(last)
-        return lines
 
 
 class Delta(msgspec.Struct):
@@ -80,7 +54,9 @@ def head(line: bytes) -> Head | None:
 
 
 def whole(line: bytes) -> dict[str, Any] | None:
-    """All of a frame; None when the line is no JSON object."""
+    """All of a frame; None when the line is no JSON object, or one of more values than anybody says at once."""
+    if crowded(line):
+        return None
     try:
         frame = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -35,19 +35,23 @@ from aegis.core.events import (
     TurnPresence,
     Usage,
 )  # fmt: skip
-from aegis.drivers import Accepted, Acknowledged, Answer, Began, Busy, Died, DriverEvent, Finished, Happened, Message, Withdrawn
+from aegis.drivers import Accepted, Acknowledged, Answer, Began, Busy, DriverEvent, Finished, Happened, Message, Withdrawn
 from aegis.drivers.claude import asking, frames, plan, results, tools
 from aegis.drivers.claude.frames import a_count, a_dict, a_list, a_text
 from aegis.drivers.claude.turn import Turn
+from aegis.drivers.process import Output
 
-#: How much of what the program said last on stderr is kept, in bytes.
-STDERR_TAIL: Final = 4096
-#: Sub-agents' facts between turns, and calls without a result, that are kept.
+#: Sub-agents' facts between turns, and calls without a result, that are kept; of the calls, so many bytes together.
 _WAITING: Final = 2000
 _CALLS: Final = 10_000
+_CALL_BYTES: Final = 64 * 1024 * 1024
+#: Requests that may wait for an answer, ids that are remembered, and tasks in the background.
+_MOST_ASKED: Final = 256
+_IDS: Final = 10_000
+_TASKS: Final = 1000
 _NAMESPACE: Final = uuid.UUID("5f1d9f5e-7c1c-5b0e-9c59-6a5c0f0d9a11")
 _GO_ON: Final = (
-    "You were interrupted: the system you run in was restarted in the middle of your work. What you were just doing may have been "
+    "You were interrupted in the middle of your work, by a restart or a limit of your provider. What you were just doing may have been "
     "done in part, in full, or not at all. Look, and go on where you stopped."
 )
 _CUT: Final = "[Request interrupted by user"
@@ -74,8 +78,7 @@ class Machine:
         self._metered = metered  # it tells its usage, because nobody sees its model calls
         self._provider, self._model = model.partition("/")[0], model
         self._mode = mode
-        self._lines = frames.Lines()
-        self._stderr = bytearray()
+        self.output = Output("Claude Code", frames.MAX_LINE)
         self._numbers = 0
         self._turn: Turn | None = None
         self._sent: Sent | None = None  # written, not taken up
@@ -86,8 +89,14 @@ class Machine:
         self._tasks: set[str] = set()
         self._busy = False
         self._plans = plan.Plans()
-        self._calls: dict[str, tuple[str, dict[str, Any], float | None]] = {}
-        self._asked: dict[str, asking.Question] = {}
+        self._calls: dict[str, tuple[str, dict[str, Any], float | None, int]] = {}
+        self._size = 0  # bytes of the lines that told of these calls
+        #: What it asked and waits for: our name of the request -> its own name of it, and what it wants. Ours is never used twice, so
+        #: an answer reaches what it was given for, whatever the program asks under the same name meanwhile.
+        self._asked: dict[str, tuple[str, asking.Question]] = {}
+        self._used: set[str] = set()
+        self._requests = 0
+        self._expected: set[str] = set()  # our control requests without an answer
         self._waiting: deque[Fact] = deque(maxlen=_WAITING)
         self._context = SessionContext(0)
         self._sizes: dict[str, int] = {}
@@ -102,6 +111,7 @@ class Machine:
         """A control request; its answer appears in `replies` under the id."""
         self._numbers += 1
         ident = f"aegis-{self._numbers}"
+        self._expected.add(ident)
         return ident, frames.line({"type": "control_request", "request_id": ident, "request": {"subtype": subtype, **fields}})
 
     def send(self, turn: str, messages: list[Message], *, continues: bool = False) -> bytes:
@@ -142,8 +152,8 @@ class Machine:
 
     def answer(self, request: str, answer: Answer) -> bytes:
         """Answer what it asked; empty for what it does not wait for any more."""
-        question = self._asked.pop(request, None)
-        return b"" if question is None else asking.answered(request, question, answer)
+        ident, question = self._asked.pop(request, ("", None))
+        return b"" if question is None else asking.answered(ident, question, answer)
 
     def outgoing(self) -> bytes:
         """Frames that became due by what the program said. To be written after each `feed`."""
@@ -174,19 +184,9 @@ class Machine:
     def feed(self, data: bytes) -> list[DriverEvent]:
         """The events that these bytes of stdout complete. Raises Broken."""
         out: list[DriverEvent] = []
-        for line in self._lines.feed(data):
+        for line in self.output.lines(data):
             self._line(line, out)
         return out
-
-    def feed_stderr(self, data: bytes) -> None:
-        """Keep the end of what the program says to people."""
-        self._stderr += data[-STDERR_TAIL:]
-        del self._stderr[:-STDERR_TAIL]
-
-    def died(self, exit_: int | None, reason: str = "") -> Died:
-        """The event of its end; `reason` is ours, and stands behind what it said itself."""
-        said = self._stderr.decode("utf-8", "replace").strip()
-        return Died(exit_, "\n".join(part for part in (said, reason) if part))
 
     def _line(self, line: bytes, out: list[DriverEvent]) -> None:
         head = frames.head(line)
@@ -198,8 +198,7 @@ class Machine:
             return
         frame = frames.whole(line)
         if frame is None:
-            if line.strip():
-                self.feed_stderr(line[-STDERR_TAIL:] + b"\n")
+            self.output.aside(line + b"\n")
             return
         self._clock(frame)
         if self._turn is not None and self._turn.origin == "asking" and not self._asked and frame.get("type") != "control_response":
@@ -211,7 +210,7 @@ class Machine:
             case "stream_event":
                 self._stream(a_dict(frame.get("event")), parent, out)
             case "assistant":
-                self._assistant(frame, parent, out)
+                self._assistant(frame, parent, len(line), out)
             case "user":
                 self._user(frame, parent, out)
             case "result":
@@ -224,11 +223,15 @@ class Machine:
                 self._control(frame, out)
             case "control_cancel_request":
                 ident = a_text(frame.get("request_id"))
-                if self._asked.pop(ident, None) is not None:
-                    out.append(Withdrawn(ident))
+                for name in [name for name, (own, _) in self._asked.items() if own == ident]:
+                    del self._asked[name]
+                    out.append(Withdrawn(name))
             case "control_response":
                 reply = a_dict(frame.get("response"))
-                self.replies[a_text(reply.get("request_id"))] = reply
+                ident = a_text(reply.get("request_id"))
+                if ident in self._expected:
+                    self._expected.discard(ident)
+                    self.replies[ident] = reply
             case "rate_limit_event":
                 info = a_dict(frame.get("rate_limit_info"))
                 at = info.get("resetsAt")
@@ -295,7 +298,7 @@ class Machine:
             return  # a notice between turns
         turn = self._work(out)
         for name, told in a_dict(frame.get("modelUsage")).items():
-            if size := a_count(a_dict(told).get("contextWindow")):
+            if (size := a_count(a_dict(told).get("contextWindow"))) and len(self._sizes) < 100:
                 self._sizes[name] = size
         self._fill(self._context.used, turn.model, out)
         out += map(Happened, turn.rest())
@@ -316,7 +319,7 @@ class Machine:
             return
         if delta.type == "text_delta" and delta.text:
             if parent is None:
-                turn.pieces.append(delta.text)
+                turn.piece(delta.text)
             out.append(Happened(TextDelta(delta.text, parent)))
         elif delta.type == "thinking_delta" and delta.thinking:
             out.append(Happened(ThinkingDelta(delta.thinking, parent)))
@@ -337,7 +340,7 @@ class Machine:
                 if a_dict(event.get("content_block")).get("type") == "text":
                     out += map(Happened, self._turn.rest())
 
-    def _assistant(self, frame: dict[str, Any], parent: str | None, out: list[DriverEvent]) -> None:
+    def _assistant(self, frame: dict[str, Any], parent: str | None, size: int, out: list[DriverEvent]) -> None:
         message = a_dict(frame.get("message"))
         model, ident = a_text(message.get("model")), a_text(message.get("id"))
         made_up = model == "<synthetic>"
@@ -354,20 +357,23 @@ class Machine:
                 self._called(turn, model, message.get("usage"), out)
         model = "" if made_up else model
         for block in blocks:
-            fact = self._block(block, ident, model, parent)
+            fact = self._block(block, ident, model, parent, size)
             if fact is not None:
                 self._tell(fact, parent, out)
             if isinstance(fact, ToolCall) and parent is None:
                 out.append(Happened(TurnPresence(f"tool: {fact.name}")))
 
-    def _block(self, block: dict[str, Any], message: str, model: str, parent: str | None) -> Fact | None:
+    def _block(self, block: dict[str, Any], message: str, model: str, parent: str | None, size: int) -> Fact | None:
         """A whole block as a fact; None for one that was told before, and for what says nothing."""
         kind, turn = block.get("type"), self._turn
         if kind in ("tool_use", "server_tool_use", "mcp_tool_use"):
             call, name, arguments = a_text(block.get("id")), a_text(block.get("name")), a_dict(block.get("input"))
             if call in self._calls or len(self._calls) >= _CALLS:
                 return None
-            self._calls[call] = (name, arguments, self._now)
+            self._calls[call] = (name, arguments, self._now, size)
+            self._size += size
+            while self._size > _CALL_BYTES and len(self._calls) > 1:  # the oldest are forgotten
+                self._size -= self._calls.pop(next(iter(self._calls)))[3]
             places = tools.locations_of(arguments)
             return ToolCall(call, name, arguments, tools.kind_of(name), tools.title_of(name, arguments), places, parent)
         if kind == "text":
@@ -375,7 +381,7 @@ class Machine:
             if not text or (turn is not None and not turn.first(message, text)):
                 return None
             if parent is None and turn is not None:
-                turn.pieces.clear()
+                turn.forget()
                 turn.told.text = text
             return Text(text, parent, model)
         if kind in ("thinking", "redacted_thinking"):
@@ -397,7 +403,8 @@ class Machine:
             known = self._calls.pop(call, None)
             if known is None:
                 continue
-            name, arguments, started = known
+            name, arguments, started, size = known
+            self._size -= size
             told = frame.get("tool_use_result") if len(results_) == 1 else None
             ok, output = block.get("is_error") is not True, frames.texts(block.get("content"))
             ms = max(0.0, round((self._now - started) * 1000, 1)) if self._now is not None and started is not None else 0.0
@@ -417,17 +424,30 @@ class Machine:
 
     def _control(self, frame: dict[str, Any], out: list[DriverEvent]) -> None:
         ident, request = a_text(frame.get("request_id")), a_dict(frame.get("request"))
-        if request.get("subtype") != "can_use_tool":
-            self._out.append(asking.unsupported(ident, a_text(request.get("subtype"))))
+        if not ident or len(ident) > 200 or any(own == ident for own, _ in self._asked.values()):
+            return  # it could not tell our answer from another one
+        if request.get("subtype") != "can_use_tool" or len(self._asked) >= _MOST_ASKED:
+            self._out.append(asking.unsupported(ident, a_text(request.get("subtype"))[:100]))
             return
         question = asking.Question(a_text(request.get("tool_name")), a_dict(request.get("input")))
         if self._turn is None and self._sent is not None and not self._lifecycle:
             self._taken(out)
         elif self._turn is None:  # a sub-agent in the background asks
             self._begin("asking", Began(), out)
-        self._asked[ident] = question
-        out.append(asking.asked(ident, question, request))
+        name = self._name(ident)
+        self._asked[name] = (ident, question)
+        out.append(asking.asked(name, question, request))
         out.append(Happened(TurnPresence("waiting")))
+
+    def _name(self, ident: str) -> str:
+        """A name for a request that no other one ever had."""
+        name, full = ident, len(self._used) >= _IDS
+        while name in self._used or (full and name == ident):
+            self._requests += 1
+            name = f"#{self._requests} {ident}"
+        if not full:
+            self._used.add(name)
+        return name
 
     def _system(self, subtype: str, frame: dict[str, Any], parent: str | None, out: list[DriverEvent]) -> None:
         match subtype:
@@ -452,8 +472,8 @@ class Machine:
                 if self._turn.origin != "asking":  # no result is to come any more
                     self._end(self._turn.without_result(), out)
             case "background_tasks_changed":
-                self._tasks = {a_text(a_dict(task).get("task_id")) for task in a_list(frame.get("tasks"))}
-            case "task_started" if frame.get("is_backgrounded", True):
+                self._tasks = {a_text(a_dict(task).get("task_id")) for task in a_list(frame.get("tasks"))[:_TASKS]}
+            case "task_started" if frame.get("is_backgrounded", True) and len(self._tasks) < _TASKS:
                 self._tasks.add(a_text(frame.get("task_id")))
             case "task_notification":
                 self._tasks.discard(a_text(frame.get("task_id")))

@@ -7,6 +7,7 @@ A last line without an end was torn by a crash: the program passes over it, and 
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -33,6 +34,9 @@ exit 0
 MARK: Final = f'mkdir -p "{_MARKS}" && : >"{_MARKS}/$0"; exec "$@"'
 #: The most messages of which every run of neighbours is looked for; of more only the runs at either end.
 _MANY: Final = 24
+#: How long looking may take, and how much may be found, in bytes: the agent can put anything into HOME.
+_SECONDS: Final = 60.0
+_MOST: Final = 1024 * 1024
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -57,9 +61,15 @@ async def look(link: Link, session: str, pending: list[Message]) -> Found:
     patterns = [word for pattern in runs for word in ("-e", pattern)]
     program = await link.run(["/bin/sh", "-c", _LOOK, "sh", session, *patterns], stdin=False)
     said = {STDOUT: b""}
-    while (output := await program.read()) is not None:
-        said[output[0]] = said.get(output[0], b"") + output[1]
-    exit_ = await program.wait()
+    try:
+        async with asyncio.timeout(_SECONDS):
+            while (output := await program.read()) is not None:
+                said[output[0]] = (said.get(output[0], b"") + output[1])[-_MOST:]
+            exit_ = await program.wait()
+    except TimeoutError:
+        raise AegisError(ErrorKind.FAILED, f"the session {session} was not found in HOME within {_SECONDS:g} s") from None
+    finally:
+        await program.channel.close()
     lines = said[STDOUT].decode("utf-8", "replace").splitlines()
     if exit_ != 0:
         told = b" ".join(said.values()).decode("utf-8", "replace")[-400:]

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     Message = dict[str, Any]
     Block = dict[str, Any]
 
-#: Tokens counted for each block beyond its content, and the least characters a part is cut to.
+#: Tokens counted for each block beyond its content, and for a picture, which providers count by its size in pixels; the least
+#: characters a part is cut to.
 BLOCK = 8
+IMAGE = 1600
 CLIP = 64
+_NO_ROOM = "[a picture is left out here, to fit the context]"
 _LEFT_OUT = "[{} earlier steps of this turn are left out here, to fit the context]"
 
 
@@ -34,7 +37,7 @@ def tokens(text: str) -> int:
 
 def cost(messages: list[Message]) -> int:
     """The estimate for messages."""
-    return sum(BLOCK + sum(map(tokens, _strings(block))) for message in messages for block in message["content"])
+    return sum(_cost(block) for message in messages for block in message["content"])
 
 
 def clip(text: str, limit: int) -> str:
@@ -72,6 +75,15 @@ def fit(messages: list[Message], budget: int) -> list[Message]:
     return out
 
 
+def _cost(block: Block) -> int:
+    return BLOCK + (IMAGE if block["type"] == "image" else sum(map(tokens, _strings(block))))
+
+
+def _lengths(block: Block) -> list[int]:
+    """The characters of the parts of a block, as far as they can be cut; a picture counts as the text of its cost."""
+    return [4 * IMAGE] if block["type"] == "image" else [len(part) for part in _strings(block)]
+
+
 def _strings(block: Block) -> list[str]:
     kind = block["type"]
     if kind == "tool_call":
@@ -107,7 +119,7 @@ def _shrink(head: list[Message], last: list[Message], budget: int) -> tuple[list
     """Cut the largest parts, all to the same length, so that both together fit."""
     if cost(head + last) <= budget:
         return head, last
-    low, high = CLIP, max((len(s) for m in head + last for b in m["content"] for s in _strings(b)), default=CLIP)
+    low, high = CLIP, max((size for m in head + last for b in m["content"] for size in _lengths(b)), default=CLIP)
     while low < high:
         middle = (low + high + 1) // 2
         if cost(_clipped(head, middle) + _clipped(last, middle)) <= budget:
@@ -129,6 +141,8 @@ def _clipped_block(block: Block, limit: int) -> Block | None:
         return {**block, "output": clip(block["output"], limit)}
     if kind == "tool_call":
         return {**block, "input": _clipped_value(block["input"], limit)}
+    if kind == "image" and limit < 4 * IMAGE:
+        return {"type": "text", "text": _NO_ROOM}
     # A signature holds for the whole thought only.
     return block if sum(map(len, _strings(block))) <= limit else None
 

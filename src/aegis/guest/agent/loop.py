@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from aegis.guest.agent import context, tools
-from aegis.guest.agent.dialects import CUT, REFUSED, Call
+from aegis.guest.agent.dialects import CUT, EFFORTS, REFUSED, Call
 from aegis.guest.agent.memory import UNKNOWN, result, text_of
 from aegis.guest.agent.model import ModelError
 from aegis.guest.agent.wire import Closed, Stopped
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from aegis.guest.agent.model import Model
     from aegis.guest.agent.wire import Wire
 
-#: What the agent is told after its process died under it.
-GO_ON = "[You were interrupted: the machine you run on was restarted in the middle of your work. Check what is done already, then go on.]"
+#: What the agent is told after its process died under it, or the provider of its model gave no more for a while.
+GO_ON = "[You were interrupted in the middle of your work. Check what is done already, then go on.]"
 NOT_RUN = "error: not run: the reply was cut off at its token limit. Make smaller calls, one at a time."
 _LEAST_BUDGET = 512
 SYSTEM = """You are an agent of Aegis. You work in a sandbox, in the current directory, the workspace; the person you work for sees \
@@ -43,11 +43,18 @@ class Settings:
         self.model: str = init["model"]
         self.system: str = init["system"] if init.get("system") is not None else SYSTEM
         self.permission: str = init.get("permission", "write")
+        self.effort: str = init.get("effort") or ""
+        self.asks: bool = init.get("approvals") == "ask"
         self.rounds: int = limits["rounds"]
         self.turn_seconds: float = limits["turn_seconds"]
         self.tool_seconds: float = limits["tool_seconds"]
         self.context_tokens: int = limits["context_tokens"]
         self.max_tokens: int = limits["max_tokens"]
+
+    def change(self, changes: dict[str, Any]) -> None:
+        """Take what the session was told meanwhile."""
+        self.model = changes.pop("model", self.model)
+        self.effort = changes.pop("effort", self.effort)
 
 
 class Loop:
@@ -62,8 +69,8 @@ class Loop:
         self._tools = tools.offered(settings.permission)
         self._unseen = set(memory.unseen())
         self._rounds = self._start = 0  # of the current turn: model calls made, and where it begins in memory
-        overhead = context.tokens(settings.system) + sum(context.tokens(str(tool)) for tool in self._tools)
-        self._budget = max(_LEAST_BUDGET, settings.context_tokens - settings.max_tokens - overhead)
+        self._asked = 0
+        self._overhead = context.tokens(settings.system) + sum(context.tokens(str(tool)) for tool in self._tools)
 
     def turn(self, frame: dict[str, Any]) -> None:
         """Do one turn, from the frame that asks for it to `finished`. Raises Closed only."""
@@ -104,7 +111,9 @@ class Loop:
         ended = memory.last_role() == "assistant" and not memory.dangling()
         if dangling := memory.dangling():
             memory.record("tool", [result(call, False, UNKNOWN) for call in dangling])
-        blocks = [{"type": "text", "text": m["text"]} for m in fresh]
+        blocks: list[dict[str, Any]] = []
+        for m in fresh:
+            blocks += [{"type": "text", "text": m["text"]}, *memory.pictures.take(m["id"], m.get("images") or [])]
         if frame.get("continues") and not ended:
             blocks.insert(0, {"type": "text", "text": GO_ON})
         if blocks:
@@ -130,10 +139,16 @@ class Loop:
             self._wire.check()
             self._rounds += 1
             self._wire.send("presence", state="thinking")
-            messages = context.fit(self._memory.messages, self._budget)
+            settings.change(self._wire.changes)
+            messages = context.fit(self._memory.messages, self._budget())
             ids = self._unseen.intersection(id_ for m in messages for id_ in m.get("ids", ()))
             body = self._dialect.body(
-                model=settings.model, system=settings.system, messages=messages, tools=self._tools, max_tokens=settings.max_tokens
+                model=settings.model,
+                system=settings.system,
+                messages=self._memory.pictures.shown(messages),
+                tools=self._tools,
+                max_tokens=settings.max_tokens,
+                effort=settings.effort,
             )
             started = time.monotonic()
             reply = self._model.call(body, lambda: self._acknowledge(ids))
@@ -142,6 +157,11 @@ class Loop:
             raise
         self._wire.send("usage", model=settings.model, ms=_ms_since(started), **reply.usage)
         return reply
+
+    def _budget(self) -> int:
+        """The tokens of context that are left for messages."""
+        settings = self._settings
+        return max(_LEAST_BUDGET, settings.context_tokens - settings.max_tokens - EFFORTS.get(settings.effort, 0) - self._overhead)
 
     def _acknowledge(self, ids: set[str]) -> None:
         if fresh := sorted(ids & self._unseen):
@@ -195,8 +215,30 @@ class Loop:
         self._wire.check()
         self._wire.send("presence", state=f"tool: {call.name}")
         started = time.monotonic()
-        output = tools.use(self._wire, call.name, call.input, call.problem, self._settings.permission, self._settings.tool_seconds)
-        return result(call.block(), output.ok, output.text, output.truncated, _ms_since(started))
+        settings = self._settings
+        waited = 0.0
+
+        def leave(name: str, arguments: dict[str, Any]) -> str | dict[str, Any]:
+            nonlocal waited
+            asked = time.monotonic()
+            answer = self._ask_leave(call.id, name, arguments)
+            waited = _ms_since(asked)
+            return answer
+
+        asks = leave if settings.asks else None
+        output = tools.use(self._wire, call.name, call.input, call.problem, settings.permission, settings.tool_seconds, asks)
+        return result(call.block(), output.ok, output.text, output.truncated, round(_ms_since(started) - waited, 3))
+
+    def _ask_leave(self, call: str, name: str, arguments: dict[str, Any]) -> str | dict[str, Any]:
+        """Wait for leave to use a tool: the arguments to use it with, or why it may not be used."""
+        self._asked += 1
+        ident = f"ask_{self._asked}"
+        self._wire.send("ask", id=ident, call_id=call, tool=name, input=arguments)
+        answer = self._wire.answer(ident)
+        if not answer.get("allow"):
+            return str(answer.get("reason") or "the person who was asked said no")
+        changed = answer.get("input")
+        return changed if isinstance(changed, dict) else arguments
 
 
 def _mark(reason: str) -> dict[str, Any]:

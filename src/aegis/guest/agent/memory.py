@@ -6,6 +6,8 @@ shortened or rewritten; what a request leaves out is the business of `context`.
 
 from __future__ import annotations
 
+from aegis.guest.agent.pictures import Pictures
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -21,7 +23,8 @@ class Memory:
     def __init__(self, wire: Wire, history: list[dict[str, Any]]) -> None:
         self._wire = wire
         self._n = 0
-        self.messages = list(history)
+        self.pictures = Pictures()
+        self.messages = self.pictures.learn(history)
 
     def record(self, role: str, content: list[dict[str, Any]], ids: list[str] | None = None) -> None:
         """Have a message committed, then remember it."""

@@ -58,6 +58,9 @@ class Wire:
         self._seconds = 0.0
         self._deadline = 0.0
         self._drained: set[int] = set()
+        self._answers: dict[str, dict[str, Any]] = {}
+        #: What the session was told to run with from the next model call on, by name.
+        self.changes: dict[str, Any] = {}
 
     def send(self, type_: str, **fields: Any) -> None:
         """Write one frame. What is not Unicode (lone surrogates) is replaced."""
@@ -80,6 +83,7 @@ class Wire:
         self._turn = True
         self._seconds = seconds
         self._deadline = time.monotonic() + seconds
+        self._answers.clear()
 
     def end(self) -> None:
         """The turn is over; interrupts mean nothing until the next."""
@@ -90,6 +94,18 @@ class Wire:
         """Wait until record `n` is on disk. Not cut by an interrupt: memory must stay what the store holds."""
         while self._committed < n:
             self._poll({}, None)
+
+    def answer(self, ident: str) -> dict[str, Any]:
+        """The answer to a question that was sent. The time until it comes is nobody's: the turn's time stands still. Raises Stopped."""
+        left = self._deadline - time.monotonic()
+        self._deadline = float("inf")
+        try:
+            while ident not in self._answers:
+                self._raise_if_stopped()
+                self._poll({}, None)
+        finally:
+            self._deadline = time.monotonic() + left
+        return self._answers.pop(ident)
 
     def check(self) -> None:
         """Raise Stopped if the turn was interrupted or its time is over."""
@@ -175,5 +191,9 @@ class Wire:
         elif kind == "interrupt":
             # Frames come in order: an interrupt behind an unread turn belongs to that turn.
             self._interrupted = self._turn or bool(self._frames)
+        elif kind == "answer":
+            self._answers[frame.get("id", "")] = frame
+        elif kind == "configure":
+            self.changes |= {name: frame[name] for name in ("model", "effort") if frame.get(name) is not None}
         elif kind == "close":
             raise Closed

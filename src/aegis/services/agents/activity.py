@@ -20,7 +20,7 @@ class Activity(NamedTuple):
     until: float | None = None
 
 
-def activity(life: Life | None, *, state: State, running: bool, open_approvals: int, held: float | None) -> Activity:
+def activity(life: Life | None, *, state: State, running: bool, open_approvals: int, held: float | None, silent: bool = False) -> Activity:
     """The word for an instance.
 
     Args:
@@ -29,6 +29,7 @@ def activity(life: Life | None, *, state: State, running: bool, open_approvals: 
         running: whether a turn runs or its program works in the background.
         open_approvals: how many requests wait for a person.
         held: until when its provider gives nothing more; None when it gives.
+        silent: whether nothing has been heard for long of a program that has a turn; see `hearing`.
     """
     if state is State.FAILED:
         return Activity("failed")
@@ -40,6 +41,10 @@ def activity(life: Life | None, *, state: State, running: bool, open_approvals: 
         return Activity("limited", held)
     if state is State.STARTING or (running and life is not None and life.link is None):
         return Activity("starting")
+    if state is State.PAUSED:  # under a turn too: nothing moves in it
+        return Activity("idle")
+    if silent:
+        return Activity("unknown")
     command = life is not None and bool(life.instance.launch.command) and state is State.RUNNING
     return Activity("working" if running or command else "idle")
 

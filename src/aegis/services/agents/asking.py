@@ -8,11 +8,13 @@ service, which writes its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aegis.core.errors import AegisError
 from aegis.core.principals import Principal, PrincipalKind
+from aegis.core.text import one_line
 from aegis.drivers import Answer
 from aegis.services.gate import Decision
 from aegis.services.gate.prompts import judge
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+#: So many requests of one program may wait for an answer.
+MOST_OPEN: Final = 64
 #: The action of the audit row of an answer that the rules gave.
 ACTION: Final = "tool.use"
 
@@ -56,7 +60,18 @@ class Asking:
         return bool(self._open)
 
     def asked(self, turn: str, request: Asked) -> None:
-        """Begin to deal with a request that was made in `turn`."""
+        """Begin to deal with a request that was made in `turn`.
+
+        An answer counts for the one request it was given for: of two that a driver gives the same name nobody knows which one the
+        answer would reach, so neither is answered yes.
+        """
+        if (known := self._open.pop(request.id, None)) is not None:
+            known.task.cancel()
+            self._refuse(turn, request, "two requests had the same name")
+            return
+        if len(self._open) >= MOST_OPEN:
+            self._refuse(turn, request, f"{MOST_OPEN} requests wait for an answer already")
+            return
         task = asyncio.create_task(self._deal(turn, request), name=f"request {request.id} of {self._life.instance.handle}")
         self._open[request.id] = _Open(turn, task)
 
@@ -65,6 +80,15 @@ class Asking:
                 del self._open[request.id]
 
         task.add_done_callback(done)
+
+    def _refuse(self, turn: str, request: Asked, reason: str) -> None:
+        """Answer no without dealing with it."""
+
+        async def answer() -> None:
+            with contextlib.suppress(AegisError):
+                await self._conversation.answer(request.id, Answer(allow=False, reason=reason))
+
+        self._life.spawn(answer())
 
     async def withdrawn(self, request: str) -> None:
         """The program does not wait for this one any more."""
@@ -126,9 +150,9 @@ class Asking:
 
     async def _recorded(self, turn: str, request: Asked, answer: Answer) -> Answer:
         """Write the audit row of an answer; without it the answer is no."""
-        context = {"session": self._session, "turn": turn, "kind": request.kind, "title": request.title[:200]}
+        context = {"session": self._session, "turn": turn, "kind": request.kind, "title": one_line(request.title[:1000])}
         principal = Principal(PrincipalKind.INSTANCE, self._life.instance.id)
-        decision = Decision(principal, ACTION, request.tool, answer.allow, answer.reason or "granted at launch", context)
+        decision = Decision(principal, ACTION, one_line(request.tool[:1000]), answer.allow, answer.reason or "granted at launch", context)
         try:
             await self._life.world.gate.record(decision)
         except AegisError as error:

@@ -23,7 +23,7 @@ async def configure(
     """Change what a session runs with; see `Agents.configure`."""
     driver = _driver(world, instance)
     if model is not None:
-        model = world.models.check_model(instance, model)
+        model = world.models.check_model(instance, model, driver.dialects)
     _offered(driver, "mode", mode, driver.capabilities.modes, needed=False)
     _offered(driver, "effort", effort, driver.capabilities.efforts, needed=True)
     changes = {name: value for name, value in (("model", model), ("mode", mode), ("effort", effort)) if value is not None}
@@ -89,7 +89,7 @@ async def fork(world: World, principal: Principal, instance: Instance, session: 
 def _driver(world: World, instance: Instance) -> Driver:
     if instance.launch.driver is None:
         raise AegisError(ErrorKind.CONFLICT, f"`{instance.handle}` runs a command, not an agent", "it has no sessions")
-    return world.drivers[instance.launch.driver]
+    return world.driver(instance.launch.driver)
 
 
 def _offered(driver: Driver, what: str, wanted: str | None, known: tuple[str, ...], *, needed: bool) -> None:

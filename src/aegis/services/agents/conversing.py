@@ -10,8 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import msgspec
+
+from aegis.core.bounds import MAX_SAID, bounded, count, number, shortened
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import Outcome, SessionCompacted, SessionContext, SessionOpened, SessionSettings, SessionTitle, ToolResult, Usage
 from aegis.core.faults import point
@@ -20,17 +24,26 @@ from aegis.core.text import one_line
 from aegis.drivers import Accepted, Acknowledged, Asked, Began, Busy, Died, Finished, Happened, Record, Withdrawn
 from aegis.services.agents import memory, sessions
 from aegis.services.agents.asking import Asking
+from aegis.services.agents.hearing import Hearing
+from aegis.services.agents.pace import REQUEST, TURN, Pace, cost_of
 from aegis.services.agents.records import put
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aegis.core.events import Fact
     from aegis.drivers import Conversation, DriverEvent
     from aegis.services.agents.life import Life
+    from aegis.store import Tx
 
 _logger = logging.getLogger(__name__)
 
 #: How long a program that was ended may take to say so, in seconds.
 _CLOSE_SECONDS: Final = 5.0
+#: The most bytes of an error that a program tells, as JSON.
+_MAX_ERROR: Final = 64 * 1024
+#: A program's name for a session, which becomes an argument of its next start; and what such a name may not be, an option.
+_NAME: Final = re.compile(r"[A-Za-z0-9_][\x21-\x7e]{0,199}")
 _ABOUT_THE_SESSION: Final = (SessionOpened, SessionSettings, SessionTitle, SessionContext, SessionCompacted)
 
 
@@ -44,7 +57,9 @@ class Running:
         self.began = began  # by the monotonic clock
         self.since = since  # wall time
         self.accepted = False  # the program has the messages
+        self.read: set[str] = set()  # those of which it has told that its model has them
         self.cancelled = False  # somebody cut it
+        self.called_off = asyncio.Event()  # the same, for who waits before there is a conversation to be cut
         self.gone = False  # the sandbox was taken away under it
         self.bound: AegisError | None = None  # the bound of ours that it ran into
         #: How the program's work ended; the exception when that could not be recorded.
@@ -86,12 +101,15 @@ class Pump:
         self.own: Running | None = None
         self.background = False  # the program works between turns
         self.asking = Asking(life, host.key, conversation, life.on_change)
+        self.hearing = Hearing(life, host.key, lambda: bool(self.asking))
         self.used = life.world.clock.monotonic()  # when a turn last began or ended in it
         self._host = host
         self._life = life
         self._world = life.world
         self._last = ""  # the turn that was last
+        self._later: dict[str, Callable[[Tx], object]] = {}  # what is put on record behind the next event
         self._context = SessionContext(0)  # as it was told last
+        self._pace = Pace(life.world.clock)
         self._ended: Finished | Died | None = None  # how the conversation ended
         self._bounds: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._run(), name=f"conversation {host.key} of {life.instance.handle}")
@@ -143,11 +161,16 @@ class Pump:
                 if isinstance(event, Died):
                     end = event
                     break
+                if isinstance(event, Finished):
+                    self._catch_up()
                 await self._take(event)
+                if not (isinstance(event, Acknowledged) or (isinstance(event, Happened) and isinstance(event.fact, SessionContext))):
+                    self._catch_up()
         except Exception as error:
             failure = error
             if not isinstance(error, AegisError):
                 _logger.exception("a defect in a conversation of %s", self._life.instance.handle)
+        self._catch_up()
         self._ended = end if failure is None else _failed(failure)
         sent, self.sent = self.sent, None
         link = self._life.link
@@ -167,8 +190,10 @@ class Pump:
                 sent.end.set_result(self._ended)
 
     async def _take(self, event: DriverEvent) -> None:
+        self.hearing.heard(event)
         match event:
             case Began():
+                await self._pace.spend(TURN)
                 if self.own is None and (self.sent is None or not self.sent.accepted):
                     self._life.hold()
                     try:
@@ -181,11 +206,12 @@ class Pump:
             case Busy(active):
                 self._awake(active)
             case Asked():
+                await self._pace.spend(REQUEST)
                 self.asking.asked((self.own or self.sent).id if self.own or self.sent else self._last, event)  # type: ignore[union-attr]
             case Withdrawn(request):
                 await self.asking.withdrawn(request)
             case Finished():
-                await self._finished(event)
+                await self._finished(_within(event))
             case Accepted() | Acknowledged():
                 if self.sent is not None:
                     await self._mail(self.sent, event)
@@ -224,12 +250,23 @@ class Pump:
         """The program has the messages, or its model has seen them."""
         mail, place = self._world.mail, self._place(turn)
         if isinstance(event, Acknowledged):
-            await self._world.store.write(lambda tx: mail.acknowledged(tx, event.ids, **place))
+            fresh = turn.envelopes.intersection(event.ids) - turn.read
+            if fresh:
+                turn.read |= fresh
+                ids = [*turn.read]
+                self._later["read"] = lambda tx: mail.acknowledged(tx, ids, **place)
             return
         turn.accepted = True
         if self.keeps_memory and event.ids:
             await self._world.store.write(lambda tx: mail.injected(tx, event.ids, **place))
         point("turn.injected")
+
+    def _catch_up(self) -> None:
+        """Have written what may wait: the first word of an answer follows it at once, and must not wait for the disk because of it."""
+        if self._later:
+            writes, self._later = [*self._later.values()], {}
+            with contextlib.suppress(AegisError):
+                self._world.store.put(lambda tx: [write(tx) for write in writes]).add_done_callback(_missed)
 
     async def _note(self, turn: Running | None, event: Record | Happened) -> None:
         """Put one thing that happened on record, in the order in which it did."""
@@ -244,7 +281,7 @@ class Pump:
                     if message.get("ids"):
                         mail.injected(tx, message["ids"], **place)
                     for fact in facts:
-                        put(tx, fact, **place)
+                        put(tx, bounded(fact), **place)
 
                 await store.write(record)
                 point("turn.message")
@@ -253,14 +290,17 @@ class Pump:
                 # The broker saw every call itself, unless the program speaks to its provider with a login of its own.
                 if self._life.instance.launch.auth == "login":
                     await self._world.models.tell(self._life.instance, self._host.key, turn.id if turn else None, usage)
-            case Happened(fact):
+            case Happened(said):
+                fact = bounded(said)
                 if isinstance(fact, _ABOUT_THE_SESSION):
+                    await self._pace.spend(1.0)
                     await self._about_the_session(fact, turn)
                 elif turn is None:
                     _logger.debug("%s outside of a turn of %s", fact.type, self._life.instance.handle)
                 elif fact.ephemeral:
                     store.emit(fact, **place)
                 else:
+                    await self._pace.spend(cost_of(len(msgspec.json.encode(fact))))
                     await store.write(lambda tx: put(tx, fact, **place))
                     if isinstance(fact, ToolResult):
                         await self._count(turn)
@@ -273,13 +313,15 @@ class Pump:
                 return
             self._context = fact
         match fact:
-            case SessionOpened(program_session=name) if name:
+            case SessionOpened(program_session=name):
+                if not _NAME.fullmatch(name):
+                    return
                 columns = {"program_session": name}
             case SessionTitle(title):
                 columns = {"title": title}
             case SessionContext(used, size):
                 columns = {"context_used": used, "context_size": size}
-            case SessionSettings(mode=mode) if mode and mode != self.conversation.opened.mode:
+            case SessionSettings(mode=mode) if mode and mode != self.conversation.opened.mode and self._known(mode):
                 columns = {"mode": mode}
         place = self._place(turn)
 
@@ -288,7 +330,15 @@ class Pump:
                 sessions.change(tx, self._life.instance.id, self._host.key, self._world.clock.now(), **columns)
             tx.append(fact, **place)
 
-        await self._world.store.write(store)
+        if isinstance(fact, SessionContext) and turn is not None:
+            self._later["context"] = store
+        else:
+            await self._world.store.write(store)
+
+    def _known(self, mode: str) -> bool:
+        """Whether the program can be started in a mode: it says what it likes, and must not be kept from starting by that."""
+        driver = self._world.drivers.get(self._life.instance.launch.driver or "")
+        return driver is not None and mode in driver.capabilities.modes
 
     def _place(self, turn: Running | None) -> dict[str, Any]:
         return {"instance": self._life.instance.id, "session": self._host.key, "turn": turn.id if turn else None}
@@ -307,10 +357,12 @@ class Pump:
 
     def _bound(self, turn: Running) -> None:
         self._unbound()
+        self.hearing.begin()
         if self.keeps_memory:
             self._bounds = asyncio.create_task(self._overdue(turn), name=f"the time of {turn.id}")
 
     def _unbound(self) -> None:
+        self.hearing.end()
         if self._bounds is not None:
             self._bounds.cancel()
             self._bounds = None
@@ -331,6 +383,28 @@ class Pump:
         if self._world.store.read(lambda db: self._world.models.totals(db, turn=turn.id)["calls"]) >= rounds:
             turn.bound = AegisError(ErrorKind.LIMIT, f"the limit of {rounds} rounds is reached", "raise `rounds`", limit="rounds")
             await self._host.cut(self, turn)
+
+
+def _within(end: Finished) -> Finished:
+    """The end of a turn, no larger than one may be."""
+    cost = None if end.cost_usd is None else number(end.cost_usd)
+    return msgspec.structs.replace(
+        end,
+        text=end.text[:MAX_SAID],
+        error=None if end.error is None else shortened(end.error, _MAX_ERROR),
+        reason=one_line(end.reason[:1000]),
+        rounds=count(end.rounds),
+        input=count(end.input),
+        output=count(end.output),
+        cached=count(end.cached),
+        cost_usd=cost,
+    )
+
+
+def _missed(written: asyncio.Future[Any]) -> None:
+    """Take note of what could not be written and nobody waits for; what follows it meets the same."""
+    if not written.cancelled() and (error := written.exception()) is not None:
+        _logger.debug("not on record: %s", error)
 
 
 def _failed(error: Exception) -> Finished:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _TURNS = "count(*), coalesce(sum(tools), 0), coalesce(sum(tool_errors), 0), coalesce(sum(finished_at - started_at), 0)"
 _CALLS = "count(*), coalesce(sum(input), 0), coalesce(sum(output), 0), coalesce(sum(cached), 0), sum(cost_usd), sum(cost_usd IS NULL)"
 
+#: Counts of tokens are on record and are no calls, as in the totals of the ledger.
+_REAL = "source != 'count'"
+
 
 def describe(world: World, instance: Instance, live: Live | None, now: Activity) -> dict[str, Any]:
     """The instance object of the HTTP API."""
@@ -30,6 +33,7 @@ def describe(world: World, instance: Instance, live: Live | None, now: Activity)
     queued = world.mail.queued(instance.id)
     workers = live.sessions if live else {}
     sandbox = live.life.sandbox if live else None
+    problem = world.models.problem_of(launch.record) if launch.record else None
     memory_mb = launch.limits.memory_bytes / 2**20 if launch.limits.memory_bytes else None
 
     def session(key: str) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def describe(world: World, instance: Instance, live: Live | None, now: Activity)
         "effort": launch.effort,
         "mode": launch.mode,
         "auth": launch.auth,
-        "warnings": world.logins.warnings(launch),
+        "warnings": [*world.logins.warnings(launch), *([problem] if problem else [])],
         "state": instance.state,
         "reason": instance.reason,
         "activity": now.word,
@@ -104,11 +108,12 @@ async def usage(world: World, instance: Instance, session: str | None, turn: str
     def look(db: Any) -> dict[str, Any]:
         found = _used(
             db.execute(f"SELECT {_TURNS} FROM turns WHERE {by_turn}", values).fetchone(),
-            db.execute(f"SELECT {_CALLS} FROM model_calls WHERE {by_call}", values).fetchone(),
+            db.execute(f"SELECT {_CALLS} FROM model_calls WHERE {by_call} AND {_REAL}", values).fetchone(),
         )
         if session is None and turn is None:
             turns = {key: rest for key, *rest in db.execute(f"SELECT session, {_TURNS} FROM turns WHERE {where} GROUP BY session", values)}
-            calls = {key: rest for key, *rest in db.execute(f"SELECT session, {_CALLS} FROM model_calls WHERE {where} GROUP BY 1", values)}
+            by_session = f"SELECT session, {_CALLS} FROM model_calls WHERE {where} AND {_REAL} GROUP BY 1"
+            calls = {key: rest for key, *rest in db.execute(by_session, values)}
             keys = sorted({*turns, *(key for key in calls if key is not None)})
             found["sessions"] = [{"session": key, **_used(turns.get(key), calls.get(key))} for key in keys]
         return found

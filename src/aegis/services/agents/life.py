@@ -121,12 +121,8 @@ class Life:
         Raises CONFLICT when disabled or in a crash loop; FAILED or UNAVAILABLE with `stderr` and `exit` when it does not come up;
         INTERRUPTED when it is stopped meanwhile.
         """
-        self._last_active = self.world.clock.monotonic()
-        waking = self._waking
-        if waking is None or waking.done():
-            waking = self._waking = asyncio.create_task(self._wake(), name=f"waking {self.instance.handle}")
         try:
-            return await asyncio.shield(waking)
+            return await asyncio.shield(self._begin_waking())
         except asyncio.CancelledError:
             asker = asyncio.current_task()
             if asker is not None and asker.cancelling():
@@ -134,9 +130,17 @@ class Life:
             text = f"`{self.instance.handle}` was stopped before it was awake"
             raise AegisError(ErrorKind.INTERRUPTED, text, f"`aegis instance start --name {self.instance.handle}`") from None
 
+    def _begin_waking(self) -> asyncio.Task[Link]:
+        """The waking under way, begun if there is none."""
+        self._last_active = self.world.clock.monotonic()
+        if self._waking is None or self._waking.done():
+            self._waking = asyncio.create_task(self._wake(), name=f"waking {self.instance.handle}")
+        return self._waking
+
     def rouse(self) -> None:
         """Begin to thaw it, because there is work: what is frozen under a turn, or will be needed by one. Nothing when it is not."""
         if self.instance.state is State.PAUSED or self._lock.locked():
+            self._begin_waking()  # at once: what is written of it goes to the disk together with what comes next
             self.spawn(self.awake())
 
     async def pause(self) -> None:
@@ -244,7 +248,7 @@ class Life:
 
     async def _spec(self) -> SandboxSpec:
         instance, launch = self.instance, self.instance.launch
-        installed = await self.world.drivers[launch.driver].locate() if launch.driver is not None else None
+        installed = await self.world.driver(launch.driver).locate() if launch.driver is not None else None
         outside = {"AEGIS_EGRESS": "1", **await self.world.egress.environment(launch)} if self._reaches_out else {}
         exposed = {}
         for name in launch.exposed:

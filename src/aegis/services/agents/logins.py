@@ -7,6 +7,7 @@ program then makes of it stays in the instance's HOME, and is replaced only when
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: The largest file of a login, in bytes.
 _MOST: Final = 4 * 1024 * 1024
+#: How long it may take to put it into the sandbox.
+_SECONDS: Final = 30.0
 #: $1 is the hash of what is copied, $2 the name of the first file; stdin is the files, each as a name, a size, and its bytes.
 _PUT: Final = """
 set -eu
@@ -81,14 +84,21 @@ class Logins:
         digest = hashlib.sha256(msgspec.msgpack.encode(files)).hexdigest()
         # The shell reads the bytes of a file through a pipe that `read` must not have read ahead of: it reads byte by byte.
         script = await link.run(["/bin/sh", "-c", _PUT, "sh", digest, self.known[program].files[0]], cwd="/")
-        with contextlib.suppress(AegisError):  # it has ended, because everything is there already
-            for name, content in files.items():
-                await script.write(f"{name}\n{len(content)}\n".encode() + content)
-            await script.close_stdin()
         said = bytearray()
-        while (item := await script.read()) is not None:
-            said += item[1]
-        if await script.wait() != 0:
+        code: int | None = None
+        # What the agent left in HOME may be anything, such as a pipe in the place of a file.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SECONDS):
+                with contextlib.suppress(AegisError):  # it has ended, because everything is there already
+                    for name, content in files.items():
+                        await script.write(f"{name}\n{len(content)}\n".encode() + content)
+                    await script.close_stdin()
+                while (item := await script.read()) is not None:
+                    said = (said + item[1])[-2048:]
+                code = await script.wait()
+        if code is None:
+            await script.channel.close()
+        if code != 0:
             raise AegisError(
                 ErrorKind.FAILED, f"the login of {program} could not be put into the sandbox", stderr=said[-2048:].decode(errors="replace")
             )

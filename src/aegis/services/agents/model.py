@@ -63,6 +63,13 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     project: str | None = None
     ephemeral: bool = False  # deleted when the program that it was made for ends, or at the next start of the daemon
 
+    def supply(self, model: str | None) -> str:
+        """Who gives `model` to this instance, as limits are kept: a login is a plan of its own, whatever the provider is called."""
+        name = (model or self.model or "").partition("/")[0]
+        if self.auth == "login":
+            return f"the login of {self.driver}"
+        return self.provider.supply if self.provider is not None and self.provider.name == name else name
+
     @property
     def read_only(self) -> bool:
         """Whether the workspace is read-only inside."""

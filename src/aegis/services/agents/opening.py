@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 import msgspec
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from aegis.services.agents.life import Life
     from aegis.store import Tx
 
+#: The most characters of a program's own name for a session.
+_NAME: Final = 1000
+
 
 class Opening:
     """One start of the program of a session, and what came of it."""
@@ -38,7 +41,7 @@ class Opening:
         self._world = life.world
         self._instance = life.instance
         assert life.instance.launch.driver is not None
-        self._driver: Driver = life.world.drivers[life.instance.launch.driver]
+        self._driver: Driver = life.world.driver(life.instance.launch.driver)
         self.keeps_memory = self._driver.capabilities.keeps_memory
         #: Which of the pending messages the program has; None when Aegis's own memory tells that.
         self.known: frozenset[str] | None = None
@@ -58,9 +61,10 @@ class Opening:
 
     async def _remembering(self, link: Link) -> Conversation:
         """A program that is given all of its conversation."""
-        dialect = self._world.models.dialect(self._instance)
+        row = sessions.row(self._world.store, self._instance.id, self._key)
         history = await memory.history(self._world.store, self._instance.id, self._key)
-        spec = self._spec(link, dialect, sessions.row(self._world.store, self._instance.id, self._key))
+        history = await memory.with_pictures(self._world.mail, self._instance.id, history)
+        spec = self._spec(link, self._dialect(row), row)
         return await self._driver.start(link, msgspec.structs.replace(spec, history=history))
 
     async def _resumed(self, link: Link, turn: str, pending: list[Message]) -> Conversation:
@@ -70,7 +74,7 @@ class Opening:
         resume, forked_from = row.program_session, None
         if resume is None and row.fork_of is not None:
             resume, forked_from = sessions.row(store, instance.id, row.fork_of).program_session, row.fork_of
-        spec = self._spec(link, self._dialect(), row)
+        spec = self._spec(link, self._dialect(row), row)
         spec = msgspec.structs.replace(spec, resume=resume, fork=forked_from is not None, fresh_id=str(uuid4()), pending=pending)
         try:
             conversation = await driver.start(link, spec)
@@ -85,7 +89,10 @@ class Opening:
         opened = conversation.opened
         self.known = frozenset(opened.known)
         name = opened.program_session
-        fact = SessionOpened(driver.name, name, opened.version, resume is not None and not self.forgotten, forked_from)
+        if len(name) > _NAME:
+            await conversation.close()
+            raise AegisError(ErrorKind.FAILED, f"{driver.name} calls its session by a name of {len(name)} characters")
+        fact = SessionOpened(driver.name, name, opened.version, opened.resumed, forked_from)
 
         def store_(tx: Tx) -> None:
             sessions.change(tx, instance.id, self._key, self._world.clock.now(), program_session=name or None)
@@ -112,6 +119,7 @@ class Opening:
             dialect=dialect,
             system=launch.system,
             permission=launch.permission,
+            approvals=launch.approvals,
             limits=launch.turn,
             env={} if self.keeps_memory else {"AEGIS_TOKEN": self._instance.token},
             endpoint=f"{link.endpoint}/s/{key_of(self._key)}" if brokered else "",
@@ -122,16 +130,17 @@ class Opening:
             mcp=launch.mcp,
         )
 
-    def _dialect(self) -> Dialect:
-        """The best dialect that the program speaks and the provider understands."""
+    def _dialect(self, row: sessions.Row) -> Dialect:
+        """The best dialect that the program speaks and the provider of the session's model understands."""
         if self._instance.launch.auth == "login":
             return self._driver.dialects[0]
-        understood = self._world.models.dialects(self._instance)
+        understood = self._world.models.dialects(self._instance, row.model)
         found = next((dialect for dialect in self._driver.dialects if dialect in understood), None)
         if found is None:
             raise AegisError(
                 ErrorKind.CONFLICT,
-                f"`{self._driver.name}` speaks {' and '.join(self._driver.dialects)}, and the provider of `{self._instance.launch.model}` "
+                f"`{self._driver.name}` speaks {' and '.join(self._driver.dialects)}, and the provider of "
+                f"`{row.model or self._instance.launch.model}` "
                 f"understands {' and '.join(sorted(understood))}",
                 "choose a model of another provider",
             )

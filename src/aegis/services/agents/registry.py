@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -56,6 +57,15 @@ class Registry:
     def all(self) -> list[Instance]:
         """Every instance, oldest first."""
         return sorted(self._by_id.values(), key=lambda i: (i.created_at, i.id))
+
+    def shared(self) -> set[Path]:
+        """The directories of this machine that agents can write to, each as it is called and as what it leads to."""
+        found: set[Path] = set()
+        for launch in (i.launch for i in self._by_id.values()):
+            if launch.workspace is not None and not launch.read_only:
+                found.add(Path(launch.workspace))
+            found |= {Path(mount.source) for mount in launch.mounts if mount.writable}
+        return found | {place.resolve() for place in found}
 
     def find(self, name: str) -> Instance | None:
         """The instance with this handle or id."""

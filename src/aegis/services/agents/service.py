@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from aegis.core.errors import AegisError, ErrorKind
-from aegis.core.events import InstanceExec
+from aegis.core.events import InstanceExec, Retrying
 from aegis.core.faults import point
 from aegis.core.ids import new_id
 from aegis.core.principals import SYSTEM
@@ -71,8 +71,8 @@ class Live:
 
     @property
     def provider(self) -> str:
-        """The name of the provider of the instance's model."""
-        return (self.instance.launch.model or "").partition("/")[0]
+        """Who gives the instance's model, by the name that limits are kept under."""
+        return self.instance.launch.supply(None)
 
     def activity(self) -> Activity:
         """What it is about."""
@@ -80,6 +80,7 @@ class Live:
             self.life,
             state=self.instance.state,
             running=any(s.turn or s.background for s in self.sessions.values()),
+            silent=any(s.pump is not None and s.pump.hearing.silent for s in self.sessions.values()),
             open_approvals=self.life.world.approvals.open(self.instance.id),
             held=self.life.world.limits.held(self.provider),
         )
@@ -383,12 +384,21 @@ class Agents:
                 "put them into its workspace and name them in the message, or start an agent that can",
             )
 
+    def retrying(self, ident: str, session: str | None, turn: str | None, fact: Retrying) -> None:
+        """A model call failed, and its program may try it again: tell those who watch, unless the program does so itself."""
+        instance = self._world.registry.find(ident)
+        driver = self._world.drivers.get(instance.launch.driver or "") if instance is not None else None
+        if turn is not None and driver is not None and not driver.capabilities.tells_retries:
+            self._world.store.emit(fact, instance=ident, session=session, turn=turn)
+
     # Limits of providers, and what changes the activity of instances.
 
     def using(self, provider: str) -> list[str]:
-        """The ids of the instances that use a provider, in any of their sessions."""
-        switched = sessions.using(self._world.store, provider)
-        return [i.id for i in self._world.registry.all() if i.id in switched or (i.launch.model or "").partition("/")[0] == provider]
+        """The ids of the instances that use a provider, by the name that limits are kept under, in any of their sessions."""
+        switched = sessions.switched(self._world.store)
+        return [
+            i.id for i in self._world.registry.all() if provider in {i.launch.supply(model) for model in (None, *switched.get(i.id, ()))}
+        ]
 
     def look(self, ident: str) -> None:
         """What an instance is about may have changed."""

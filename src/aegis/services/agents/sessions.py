@@ -55,14 +55,14 @@ def models(store: Store, instance: str) -> tuple[str, ...]:
     return tuple(name for (name,) in found)
 
 
-def using(store: Store, provider: str) -> set[str]:
-    """The ids of the instances of which a session was switched to a model of a provider."""
-    found = store.read(
-        lambda db: db.execute(
-            "SELECT DISTINCT instance FROM sessions WHERE substr(model, 1, ?) = ?", (len(provider) + 1, f"{provider}/")
-        ).fetchall()
-    )
-    return {ident for (ident,) in found}
+def switched(store: Store) -> dict[str, list[str]]:
+    """The models that sessions were switched to, by the ids of their instances."""
+    found: dict[str, list[str]] = {}
+    for ident, model in store.read(
+        lambda db: db.execute("SELECT DISTINCT instance, model FROM sessions WHERE model IS NOT NULL").fetchall()
+    ):
+        found.setdefault(ident, []).append(model)
+    return found
 
 
 def change(tx: Tx, instance: str, session: str, now: float, **columns: Any) -> None:

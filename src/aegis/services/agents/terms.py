@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 #: Which model an agent gets when nobody names one: the first that its program can speak to and whose secret it was given or, given
 #: none, is stored; else the offline one.
 DEFAULT_MODELS: Final = (
-    ("ANTHROPIC_API_KEY", "anthropic/claude-sonnet-4-5"),
-    ("OPENAI_API_KEY", "openai/gpt-4o"),
-    ("GEMINI_API_KEY", "gemini/gemini-2.5-pro"),
+    ("ANTHROPIC_API_KEY", FAMILIES["sonnet"]),
+    ("OPENAI_API_KEY", "openai/gpt-5.1"),
+    ("GEMINI_API_KEY", FAMILIES["pro"]),
 )
 OFFLINE_MODEL: Final = "scripted/echo"
 SPOKEN: Final[dict[Dialect, str]] = {

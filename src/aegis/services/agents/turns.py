@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import Outcome, TurnPresence
@@ -24,7 +24,7 @@ from aegis.services.agents.opening import Opening
 from aegis.services.agents.verdicts import MAX_ATTEMPTS, limited, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from aegis.core.envelopes import Envelope
     from aegis.drivers import Died
@@ -90,14 +90,14 @@ class Session:
 
     @property
     def provider(self) -> str:
-        """The name of that model's provider."""
-        return (self.model or "").partition("/")[0]
+        """Who gives it, by the name that limits are kept under."""
+        return self._instance.launch.supply(self.model)
 
     def kick(self) -> None:
         """See to it that a worker looks for work, and that the sandbox of one that has some is not frozen."""
+        self.life.rouse()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work(), name=f"session {self._instance.handle} {self.key}")
-        self.life.rouse()
 
     async def rest(self, seconds: float) -> None:
         """Return when the worker has nothing to do, or after so many seconds."""
@@ -122,6 +122,7 @@ class Session:
         if turn is None or sparing in turn.envelopes:
             return False
         turn.cancelled = True
+        turn.called_off.set()
         if pump is not None:
             await self.cut(pump, turn)
         return True
@@ -179,6 +180,11 @@ class Session:
         for turn in (self._running, pump.own if pump is not None else None):
             if turn is not None:
                 turn.gone = True
+
+    @property
+    def _forgets(self) -> bool:
+        driver = self._world.drivers.get(self._instance.launch.driver or "")
+        return driver is not None and driver.capabilities.forgets_failed
 
     def held(self) -> float | None:
         """Until when the provider gives nothing more."""
@@ -298,7 +304,9 @@ class Session:
         known: frozenset[str] = frozenset()
         if continues:
             known = opening.known if opening is not None and opening.known is not None else await self._known(envelopes)
-        messages = [message for message in messages if message.id not in known]
+        # One that runs still and forgot them is told them again, with the word that they were begun.
+        forgot = opening is None and self._forgets
+        messages = [message for message in messages if forgot or message.id not in known]
         if opening is not None and opening.forgotten and messages:
             messages.insert(0, Message(new_id("note"), _FORGOTTEN))
         if turn.cancelled:  # the program heard nothing of the turn, so it could not be told of its end
@@ -310,8 +318,9 @@ class Session:
 
     async def _messages(self, envelopes: Sequence[Envelope]) -> list[Message]:
         ids = [e.id for e in envelopes]
-        images = await self._world.mail.images(ids) if self._world.mail.image_sizes(ids) else {}
-        return [Message(e.id, _framed(e), images.get(e.id, [])) for e in envelopes]
+        images = await self._world.mail.images(self._instance.id, ids) if self._world.mail.image_sizes(ids) else {}
+        several = len({(e.sender, repr(e.user)) for e in envelopes}) > 1
+        return [Message(e.id, _framed(e, named=several), images.get(e.id, [])) for e in envelopes]
 
     async def _ready(self, link: Link, turn: Running, pending: list[Message]) -> tuple[Pump, Opening | None]:
         """The conversation; started, and with what is known of its start, if it is not running."""
@@ -322,7 +331,7 @@ class Session:
                 return self._pump, None
             await self._make_room(self)
             opening = Opening(self.life, self.key)
-            conversation = await opening.start(link, turn.id, pending)
+            conversation = await _unless_called_off(turn, opening.start(link, turn.id, pending))
             self.stale = False
             self._pump = Pump(self, self.life, conversation, keeps_memory=opening.keeps_memory)
             self._pumps.add(self._pump)
@@ -386,14 +395,37 @@ class Session:
             delay = min(delay * 2, LAST_RETRY)
 
 
-def _framed(envelope: Envelope) -> str:
-    """The text, and with a `user`, as shared channels tell one, the name of that person before it.
+async def _unless_called_off(turn: Running, start: Coroutine[Any, Any, T]) -> T:
+    """Start a program, for as long as somebody wants the turn. Raises AegisError(INTERRUPTED) when nobody does any more."""
+    starting = asyncio.ensure_future(start)
+    off = asyncio.ensure_future(turn.called_off.wait())
+    try:
+        await asyncio.wait({starting, off}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            return starting.result()
+        raise AegisError(ErrorKind.INTERRUPTED, "the turn was interrupted while its program started")
+    finally:
+        for task in (starting, off):
+            task.cancel()
+        await asyncio.gather(starting, off, return_exceptions=True)
+
+
+def _framed(envelope: Envelope, *, named: bool) -> str:
+    """The text, and with a `user`, as shared channels tell one, the name of that person before it; so with every other sender.
+
+    `named`: others have messages in the same turn, so that everybody's has a name before it.
+
+    What has a name before it is no command to a program: `/clear` and the like count only where the owner alone writes.
 
     Neither the name nor the text can imitate somebody else: a header stands at the beginning of a line, has no brackets within,
     and the further lines of a text that has one are indented.
     """
-    if envelope.user is None:
+    person = envelope.sender.startswith("person:")
+    if envelope.user is None and person and not named:
         return envelope.text
-    name = next((str(envelope.user[key]) for key in ("name", "username", "id") if envelope.user.get(key)), "")
+    told = envelope.user or {}
+    name = next((str(told[key]) for key in ("name", "username", "id") if told.get(key)), "").replace(":", ".")  # no sender's has none
+    if envelope.user is None or not person:
+        name = f"{envelope.sender} {name}".rstrip()
     name = one_line(name, 64).replace("[", "(").replace("]", ")") or "somebody"
     return f"[{name}]: " + "\n  ".join(envelope.text.splitlines())

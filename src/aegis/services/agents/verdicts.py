@@ -52,7 +52,7 @@ async def limited(turn: Running, end: Finished, world: World, instance: Instance
     data = error.get("data") or {}
     hit = world.models.limit_of(turn.id)
     if hit is not None:
-        provider, resets_at, reason = hit.provider, hit.resets_at, hit.message
+        provider, resets_at, reason = instance.launch.supply(f"{hit.provider}/"), hit.resets_at, hit.message
     elif error.get("kind") == ErrorKind.LIMIT.value and instance.launch.auth == "login":  # else the broker would know of it
         resets_at, reason = data.get("resets_at"), str(error.get("error", ""))
     else:

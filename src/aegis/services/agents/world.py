@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from aegis.core.errors import AegisError, ErrorKind
+from aegis.core.errors import AegisError, ErrorKind, unknown_name
 
 if TYPE_CHECKING:
     from aegis.core.clock import Clock
@@ -51,12 +51,8 @@ class LimitHit(Protocol):
 class ModelPlane(Protocol):
     """Where model calls of an instance go."""
 
-    def dialects(self, instance: Instance) -> frozenset[Dialect]:
-        """The dialects that the instance's provider speaks."""
-        ...
-
-    def dialect(self, instance: Instance) -> Dialect:
-        """The one that Aegis's own agent speaks to the instance's model."""
+    def dialects(self, instance: Instance, model: str | None = None) -> frozenset[Dialect]:
+        """The dialects that the provider of a model speaks, of the instance's own unless another one is named."""
         ...
 
     async def serve(
@@ -72,8 +68,11 @@ class ModelPlane(Protocol):
         """
         ...
 
-    def check_model(self, instance: Instance, model: str) -> str:
-        """The full name of a model that a session of the instance may be switched to. Raises AegisError (NOT_FOUND, USAGE)."""
+    def check_model(self, instance: Instance, model: str, speaks: Collection[Dialect]) -> str:
+        """The full name of a model that a session of the instance may be switched to, whose program speaks these dialects.
+
+        Raises AegisError (NOT_FOUND, USAGE).
+        """
         ...
 
     def totals(self, tx: Any, *, turn: str | None = None, instance: str | None = None) -> dict[str, Any]:
@@ -88,8 +87,16 @@ class ModelPlane(Protocol):
         """Return when every call of that session which has ended is recorded."""
         ...
 
+    def busy(self, instance: str, session: str) -> bool:
+        """Whether a call of that session is under way."""
+        ...
+
     def limit_of(self, turn: str) -> LimitHit | None:
         """The provider's limit that a call of this turn ran into."""
+        ...
+
+    def problem_of(self, path: str) -> str | None:
+        """Why model calls are not recorded in a file as they should be; None when all is well."""
         ...
 
     async def tell(self, instance: Instance, session: str, turn: str | None, usage: Usage) -> None:
@@ -169,6 +176,12 @@ class World:
     logins: Logins
     #: The value of a secret, for the environment of a sandbox that a person exposed it to; None when it is not stored.
     reveal: Callable[[str], Awaitable[str | None]]
+
+    def driver(self, name: str) -> Driver:
+        """The driver of an instance. Raises NOT_FOUND when a person took away the file that described its program."""
+        if name not in self.drivers:
+            raise unknown_name("provider", name, self.drivers, "put its data file back; see `aegis doctor`")
+        return self.drivers[name]
 
     async def insist(self, fn: Callable[[Tx], Any]) -> None:
         """Write what must be written even when the disk is full: stop, disable, delete.

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from aegis.core.bounds import shortened
+from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import ToolKind
 from aegis.drivers import Answer
 
@@ -16,9 +18,9 @@ if TYPE_CHECKING:
 
 #: The most of a tool's input that is kept and shown, in bytes of JSON; of a longer one the long texts are cut.
 MAX_INPUT: Final = 64 * 1024
-#: Texts of an input that is too long are cut at so many characters, the second time at fewer.
-_CUTS: Final = (8_000, 500, 60)
-_DEEP: Final = 8
+
+#: What is asked for is bound to its answer by all of it; with more bytes than this nobody is asked.
+MAX_WHOLE: Final = 4 * 1024 * 1024
 
 
 class Approval(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,31 +74,16 @@ class Pending:
 
 
 def digest_of(tool: str, arguments: dict[str, Any]) -> str:
-    """What two requests for the same have in common, whatever the order of the keys."""
-    return hashlib.sha256(msgspec.json.encode([tool, arguments], order="sorted")).hexdigest()
+    """What two requests for the same have in common, whatever the order of the keys. Raises TOO_LARGE for what nobody could judge."""
+    try:
+        whole = msgspec.json.encode([tool, arguments], order="sorted")
+    except RecursionError:
+        raise AegisError(ErrorKind.TOO_LARGE, "the input is nested too deep") from None
+    if len(whole) > MAX_WHOLE:
+        raise AegisError(ErrorKind.TOO_LARGE, f"the input is over {MAX_WHOLE:,} bytes")
+    return hashlib.sha256(whole).hexdigest()
 
 
 def bounded(arguments: dict[str, Any]) -> dict[str, Any]:
     """`arguments` as they are kept: at most `MAX_INPUT` bytes of JSON."""
-    if len(msgspec.json.encode(arguments)) <= MAX_INPUT:
-        return arguments
-    for most in _CUTS:
-        shorter = _shorter(arguments, most, _DEEP)
-        if len(msgspec.json.encode(shorter)) <= MAX_INPUT:
-            assert isinstance(shorter, dict)
-            return shorter
-    return {"truncated": msgspec.json.encode(arguments)[: MAX_INPUT // 8].decode("utf-8", "ignore")}
-
-
-def _shorter(value: Any, most: int, depth: int) -> Any:
-    """`value` with its long texts, lists and tables cut, and what lies deep left out."""
-    match value:
-        case str() if len(value) > most:
-            return f"{value[:most]}… ({len(value) - most:,} more characters)"
-        case dict() | list() if not depth:
-            return "…"
-        case dict():
-            return {key[:most]: _shorter(inner, most, depth - 1) for key, inner in list(value.items())[:most]}
-        case list():
-            return [_shorter(inner, most, depth - 1) for inner in value[:most]]
-    return value
+    return shortened(arguments, MAX_INPUT)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from aegis.core import bounds
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import ApprovalDecided, ApprovalRequested
 from aegis.core.ids import new_id
@@ -77,15 +78,16 @@ class Approvals:
         """
         digest = digest_of(request.tool, request.input)
         fresh = Approval(
-            id=new_id("appr"), instance=instance, session=session, turn=turn, tool=one_line(request.tool), kind=request.kind,
-            title=one_line(request.title, 400), input=bounded(request.input), call_id=request.call_id, question=request.question,
+            id=new_id("appr"), instance=instance, session=session, turn=turn, tool=one_line(request.tool[:4096]), kind=request.kind,
+            title=one_line(request.title[:4096], 400), input=bounded(request.input),
+            call_id=None if request.call_id is None else bounds.ident(request.call_id), question=request.question,
             state="pending", asked_at=self._clock.now(),
         )  # fmt: skip
 
         def store(tx: Tx) -> Approval:
             row = tx.execute(_EARLIER, (turn, instance, session, digest)).fetchone()
             if row is not None:
-                tx.execute("UPDATE approvals SET turn = ?, call_id = ?, delivered_at = NULL WHERE id = ?", (turn, request.call_id, row[0]))
+                tx.execute("UPDATE approvals SET turn = ?, call_id = ?, delivered_at = NULL WHERE id = ?", (turn, fresh.call_id, row[0]))
                 return _approval(row)
             self._insert(tx, fresh, digest)
             tx.on_commit(lambda: self._count(instance, 1))

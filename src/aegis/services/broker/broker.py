@@ -17,6 +17,7 @@ from aegis.services.broker.connection import MAX_BODY, Connection, Gone, Refused
 from aegis.services.broker.forwarding import LimitMet, forward
 from aegis.services.broker.job import Job, trace
 from aegis.services.broker.model import BrokerClient, ByteChannel, Call, LimitHit
+from aegis.services.broker.patience import Patience
 from aegis.services.broker.refusals import Refusal, from_error, from_limit
 from aegis.services.broker.routes import Route, guess, route
 from aegis.services.broker.upstream import Upstream
@@ -38,6 +39,10 @@ async def _nobody(call: Call, hit: LimitHit) -> None:
     """Told of a limit when nobody else is."""
 
 
+def _unseen(call: Call, times: int) -> None:
+    """Told of a failure when nobody watches."""
+
+
 class Broker:
     """Serves model channels.
 
@@ -48,6 +53,7 @@ class Broker:
         record: told exactly once how each call ended, refused ones included; awaited before the answer ends.
         held: until when (wall seconds) a provider is not to be asked, None when it may be.
         limited: told of a provider's limit that lasts, before the program is.
+        failing: told of a call that failed and that the program may try again, with how many did so in a row.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class Broker:
         record: Callable[[Call], Awaitable[None]],
         held: Callable[[str], float | None] = lambda provider: None,
         limited: Callable[[Call, LimitHit], Awaitable[None]] = _nobody,
+        failing: Callable[[Call, int], None] = _unseen,
         clock: Clock | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
@@ -66,6 +73,8 @@ class Broker:
         self._upstream = Upstream(provider=provider, secret=secret, admit=admit, held=held)
         self._record = record
         self._limited = limited
+        self._failing = failing
+        self._patience = Patience()
         self._held: dict[str, int] = {}
         self._recording: set[asyncio.Task[None]] = set()
 
@@ -164,13 +173,16 @@ class Broker:
             call.outcome = "failed"
             if error.data.get("sent") is False:
                 call.usage = Usage()  # nothing reached the provider
-            await self._decline(connection, job, from_error(error))
+            answer = from_error(error)
+            call.status, call.error = answer.status, answer.message
+            over = self._failed(job, answer.message) if answer.status >= 500 else None
+            await self._decline(connection, job, over or answer)
             return
         except Exception as error:
             await self._defect(connection, job, error)
             return
         try:
-            await forward(connection, response, job, self._clock, self._settle)
+            await forward(connection, response, job, self._clock, self._settle, self._failed)
         except LimitMet as met:
             call.outcome, call.limit = "failed", met.hit
             await self._tell_of_limit(call, met.hit)
@@ -185,6 +197,15 @@ class Broker:
         job.call.status, job.call.error = refusal.status, refusal.message
         await self._settle(job)
         await _refuse(connection, job.call.dialect, refusal)
+
+    def _failed(self, job: Job, said: str) -> Refusal | None:
+        """A call failed in a way that may pass. Returns what ends the program's trying, when that has lasted too long."""
+        call, key = job.call, (job.call.instance, job.call.session)
+        times = self._patience.failed(key, self._clock.monotonic())
+        over = self._patience.over(key, job.provider, said)
+        if over is None:
+            self._failing(call, times)
+        return over
 
     async def _defect(self, connection: Connection, job: Job, error: Exception) -> None:
         _log.error("model call %s of %s failed: %s", job.call.id, job.call.instance, trace(error))
@@ -207,6 +228,8 @@ class Broker:
         call = job.call
         if call.ms:
             return
+        if call.outcome == "completed" and not call.counts_only:
+            self._patience.worked((call.instance, call.session))
         call.ms = max(0.001, (self._clock.monotonic() - job.started) * 1000)
         if call.usage is not None:
             call.cost_usd = cost(call.model, call.usage, free=call.source == "replayed" or self._is_free(call.model))

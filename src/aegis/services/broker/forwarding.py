@@ -34,6 +34,8 @@ _FORWARDED: Final = frozenset(
 _FORWARDED_PREFIXES: Final = ("anthropic-ratelimit-", "x-ratelimit-")
 #: Bytes that may wait to be sent before the provider is not read any further.
 _MAX_WAITING: Final = 256 * 1024
+#: Statuses below 500 that a later attempt may not meet.
+_PASSING: Final = frozenset({408, 409, 429})
 _ENDS: Final = (b"\n\n", b"\r\n\r\n")
 
 
@@ -47,9 +49,16 @@ class LimitMet(Exception):
 
 
 async def forward(
-    connection: Connection, response: ModelResponse, job: Job, clock: Clock, settle: Callable[[Job], Awaitable[None]]
+    connection: Connection,
+    response: ModelResponse,
+    job: Job,
+    clock: Clock,
+    settle: Callable[[Job], Awaitable[None]],
+    failing: Callable[[Job, str], Refusal | None],
 ) -> None:
     """Send the answer; `settle` is awaited before its end. An answer that breaks off ends with an error that the program can read.
+
+    `failing` is told what went wrong when a later attempt may meet it no more, and gives the refusal that is to be sent in its place.
 
     Raises LimitMet and Refusal where another answer is to be given instead; nothing has been sent then. Raises Gone.
     """
@@ -57,15 +66,22 @@ async def forward(
     if job.take is not None:
         job.take.answered(response, headers)
     if response.status >= 400:
-        await _error(connection, response, headers, job, clock, settle)
+        await _error(connection, response, headers, job, clock, settle, failing)
         return
     _check(response, job)
-    await _stream(connection, response, headers, job, clock)
+    await _stream(connection, response, headers, job, clock, failing)
     await settle(job)
     await connection.finish()
 
 
-async def _stream(connection: Connection, response: ModelResponse, headers: list[tuple[str, str]], job: Job, clock: Clock) -> None:
+async def _stream(
+    connection: Connection,
+    response: ModelResponse,
+    headers: list[tuple[str, str]],
+    job: Job,
+    clock: Clock,
+    failing: Callable[[Job, str], Refusal | None],
+) -> None:
     call, take, started = job.call, job.take, job.started
     kind = response.header("content-type")
     observer = observe(call.dialect, kind)
@@ -87,6 +103,7 @@ async def _stream(connection: Connection, response: ModelResponse, headers: list
         call.outcome = "completed"
     except AegisError as error:
         call.outcome, call.error = "failed", error.message
+        failing(job, error.message)
         await outlet.empty()
         if not streamed or not tail.endswith(_ENDS):
             raise Gone from None  # half an answer or half an event must not look whole: the connection breaks off too
@@ -154,8 +171,9 @@ async def _error(
     job: Job,
     clock: Clock,
     settle: Callable[[Job], Awaitable[None]],
+    failing: Callable[[Job, str], Refusal | None],
 ) -> None:
-    """Pass an error on, or raise LimitMet."""
+    """Pass an error on, or raise LimitMet or Refusal."""
     call = job.call
     call.usage = Usage()
     body = bytearray()
@@ -176,6 +194,10 @@ async def _error(
         message = from_limit(LimitHit(job.provider, limit.resets_at, ""), limit.said).message
         raise LimitMet(LimitHit(job.provider, limit.resets_at, message), limit.said)
     call.outcome, call.status = "failed", response.status
+    if response.status >= 500 or response.status in _PASSING:
+        refusal = failing(job, call.error)
+        if refusal is not None:
+            raise refusal
     headers = [pair for pair in headers if pair[0] != "content-length"]
     if response.status == 429:
         headers.append(("x-aegis-limit", "provider"))

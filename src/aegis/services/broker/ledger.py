@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aegis.core.events import Usage
 from aegis.models import Usage as Tokens
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from aegis.core.clock import Clock
     from aegis.services.broker.model import Call
     from aegis.store import Store, Tx
+
+
+#: The `source` of a row that stands for a count of tokens, which is no call of a model.
+COUNT: Final = "count"
 
 
 class _Entry(NamedTuple):
@@ -50,7 +54,7 @@ class Ledger:
             cost=call.cost_usd if call.outcome != "refused" else 0.0,
             ms=call.ms,
             first_byte_ms=call.first_byte_ms,
-            source=call.source,
+            source=COUNT if call.counts_only else call.source,
             adds=not call.counts_only,
             told=call.usage is not None and not call.counts_only,
         )

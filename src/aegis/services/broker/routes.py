@@ -107,16 +107,23 @@ def _session(request: Request) -> tuple[str | None, str]:
     """The session of a request, and the rest of its path."""
     key, path = _session_of(request.path)
     if key is None:
-        return request.headers.get("x-aegis-session"), path
+        named = request.headers.get("x-aegis-session")
+        if named is not None and not _is_session(named):
+            raise Refusal(400, "x-aegis-session names no session", headers=(NO_RETRY,))
+        return named, path
     try:
         padded = key.encode("ascii") + b"=" * (-len(key) % 4)
         session = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError):
         session = ""
-    if "=" in key or not 0 < len(session) <= _LONGEST_SESSION or not session.isprintable() or " " in session:
+    if "=" in key or not _is_session(session):
         message = f"/s/{one_line(key, 40)} names no session: after /s/ stands the session's key in URL-safe base64 without padding"
         raise Refusal(404, message, headers=(NO_RETRY,))
     return session, path
+
+
+def _is_session(name: str) -> bool:
+    return 0 < len(name) <= _LONGEST_SESSION and name.isascii() and name.isprintable() and " " not in name
 
 
 def _session_of(path: str) -> tuple[str | None, str]:

@@ -5,11 +5,12 @@ what was said, so it is readable by its owner alone. Its `timing` may be set to 
 the pace of the recorded ones.
 
 A file is opened where a person named it, which may be a folder that an agent can write to. So nothing is ever written to a
-file that is not a recording already, the last step of the path must not be a symbolic link, and the home is out of bounds.
+file that is not a recording already, no step of the path may be a symbolic link, and the home is out of bounds.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -176,10 +177,11 @@ def _open(path: str, home: Path, flags: int) -> int:
     if not Path(path).is_absolute():
         raise AegisError(ErrorKind.USAGE, f"the recording {path!r} is not an absolute path", "give the whole path")
     try:
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, 0o600)
+        fd = _walk(Path(path), flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
         kind = ErrorKind.NOT_FOUND if isinstance(error, FileNotFoundError) else ErrorKind.UNAVAILABLE
-        reason = "it is a symbolic link" if Path(path).is_symlink() else error.strerror
+        link = next((step for step in (Path(path), *Path(path).parents) if step.is_symlink()), None)
+        reason = f"{link} is a symbolic link" if link is not None else error.strerror
         raise AegisError(kind, f"cannot open the recording {path}: {reason}", "name a file in a folder of yours") from None
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -191,3 +193,18 @@ def _open(path: str, home: Path, flags: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _walk(path: Path, flags: int) -> int:
+    """Open a file by its directories, none of which may be a symbolic link: whoever can write one could lead the daemon elsewhere."""
+    folder = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for step in path.parts[1:-1]:
+            if step == "..":
+                raise OSError(errno.EINVAL, "`..` is not followed")
+            deeper = os.open(step, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            os.close(folder)
+            folder = deeper
+        return os.open(path.name, flags, 0o600, dir_fd=folder)
+    finally:
+        os.close(folder)

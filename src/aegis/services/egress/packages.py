@@ -16,13 +16,14 @@ import re
 import shutil
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from aegis.services.egress.places import Malformed, Place, read_place
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from aegis.core.clock import Clock
 
@@ -40,6 +41,8 @@ print(PyPI.simple_url, PyPI.file_storage_domain)
 _FRESH: Final = 60.0
 _TIMEOUT: Final = 20.0
 _MAX_OUTPUT: Final = 1024 * 1024
+#: npm without its cache and logs, which it would begin in the person's home only because it was asked.
+_NPM_LIST: Final = ["config", "list", "--json", "--logs-max=0", "--cache=/dev/null"]
 #: Of the environment, what the tools need to find their settings, and settings that stand there.
 _KEPT: Final = ("HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS")
 _KEPT_PREFIXES: Final = ("PIP_", "NPM_CONFIG_", "npm_config_")
@@ -56,10 +59,13 @@ class Sources(NamedTuple):
 
 
 class Packages:
-    """Asks pip and npm. `environ` is the daemon's own."""
+    """Asks pip and npm. `environ` is the daemon's own; nothing is run from the directories `shared`, in which agents can write."""
 
-    def __init__(self, environ: Mapping[str, str], clock: Clock, run: Run | None = None) -> None:
-        self._path = environ.get("PATH", os.defpath)
+    def __init__(
+        self, environ: Mapping[str, str], clock: Clock, run: Run | None = None, shared: Callable[[], Iterable[Path]] = tuple
+    ) -> None:
+        self._folders = [folder for folder in environ.get("PATH", os.defpath).split(os.pathsep) if folder.startswith("/")]
+        self._shared = shared
         self._environ = {name: value for name, value in environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
         self._clock = clock
         self._run = run or _run
@@ -74,7 +80,7 @@ class Packages:
         return await asyncio.shield(self._asking)
 
     async def _ask(self) -> Sources:
-        pip, npm = await asyncio.gather(self._tool(("pip", "pip3"), ["config", "list"]), self._tool(("npm",), ["config", "list", "--json"]))
+        pip, npm = await asyncio.gather(self._tool(("pip", "pip3"), ["config", "list"]), self._tool(("npm",), _NPM_LIST))
         found = _Found()
         if pip is not None:
             settings = _pip_settings(pip)
@@ -94,15 +100,24 @@ class Packages:
         told = re.search(r" from (.+)/pip \(python ", await self._tool(("pip", "pip3"), ["--version"]) or "")
         if told is None:
             return {}
-        said = await self._run([sys.executable, "-I", "-S", "-c", _BUILT_IN, told[1]], {"PATH": self._path, "LANG": "C.UTF-8"})
+        said = await self._run([sys.executable, "-I", "-S", "-c", _BUILT_IN, told[1]], {"PATH": self._path(), "LANG": "C.UTF-8"})
         index, _, files = (said or "").strip().partition(" ")
         return {"index-url": index, "find-links": f"https://{files}/"} if files else {}
 
     async def _tool(self, names: tuple[str, ...], arguments: list[str]) -> str | None:
+        path = self._path()
         for name in names:
-            if program := shutil.which(name, path=self._path):
-                return await self._run([program, *arguments], {**self._environ, "PATH": self._path, "LANG": "C.UTF-8"})
+            program = shutil.which(name, path=path)
+            if program and not self._is_shared(program):
+                return await self._run([program, *arguments], {**self._environ, "PATH": path, "LANG": "C.UTF-8"})
         return None
+
+    def _path(self) -> str:
+        return os.pathsep.join(folder for folder in self._folders if not self._is_shared(folder))
+
+    def _is_shared(self, path: str) -> bool:
+        ways = (Path(os.path.abspath(path)), Path(path).resolve())
+        return any(way.is_relative_to(place) for place in self._shared() for way in ways)
 
 
 class _Found:

@@ -1,7 +1,8 @@
 """What a program may do that asks for leave first: the rules that answer it without a person.
 
 The sandbox's mounts and its missing network are what holds; these answers only follow the same rules, so that a model hears a
-reason instead of running into a wall. The input of a tool is never looked at: what a command does cannot be told from its text.
+reason instead of running into a wall. Where a person wants to be asked, a program's own word that a tool only looks does not
+spare that. The input of a tool is never looked at: what a command does cannot be told from its text.
 """
 
 from __future__ import annotations
@@ -67,4 +68,4 @@ def judge(request: Asked, *, permission: Permission, approvals: str, egress: boo
         return Answer(allow=False, reason=READ_ONLY)
     if word == "egress" and not egress:
         return Answer(allow=False, reason=EGRESS)
-    return None if asks and rule.person else Answer(allow=True)
+    return None if asks and (rule.person or request.claimed) else Answer(allow=True)

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from aegis.core.clock import Clock
     from aegis.store import Store, Timer, Timers, Tx
 
-__all__ = ["FIRST_HOLD", "LAST_HOLD", "ProviderLimits"]
+__all__ = ["FIRST_HOLD", "LAST_HOLD", "LONGEST", "ProviderLimits"]
 
 #: How long a provider is held that named no time, in seconds: at first, and at most.
 FIRST_HOLD: Final = 60.0
 LAST_HOLD: Final = 3600.0
+#: A time further away than this, in seconds, counts as none that was told: no limit lasts longer, and a server or a program that names
+#: one must not end the work of everybody else.
+LONGEST: Final = 40 * 86_400.0
 _TIMER: Final = "limits.provider"
 
 
@@ -77,7 +80,7 @@ class ProviderLimits:
         """
         async with self._lock:
             now, hold = self._clock.now(), self._holds.get(provider)
-            told = until is not None and until > now
+            told = until is not None and now < until <= now + LONGEST
             held = hold is not None and hold.until > now
             if hold is not None and held and (not told or until == hold.until or (hold.told and (until or 0.0) < hold.until)):
                 return hold.until

@@ -191,11 +191,14 @@ class Mail:
         query = f"SELECT envelope, sum(length(data)) FROM envelope_images WHERE envelope IN ({_marks(ids)}) GROUP BY envelope"
         return dict(self._store.read(lambda db: db.execute(query, ids).fetchall()))
 
-    async def images(self, ids: Sequence[str]) -> dict[str, list[Image]]:
-        """The pictures that came with these envelopes, in the order in which they were sent."""
-        query = f"SELECT envelope, media_type, data FROM envelope_images WHERE envelope IN ({_marks(ids)}) ORDER BY envelope, n"
+    async def images(self, instance: str, ids: Sequence[str]) -> dict[str, list[Image]]:
+        """The pictures that came with these envelopes of an instance, in the order in which they were sent."""
+        query = (
+            "SELECT i.envelope, i.media_type, i.data FROM envelope_images i JOIN envelopes e ON e.id = i.envelope "
+            f"WHERE e.instance = ? AND i.envelope IN ({_marks(ids)}) ORDER BY i.envelope, i.n"
+        )
         found: dict[str, list[Image]] = {}
-        for envelope, media_type, data in await self._store.query(lambda db: db.execute(query, ids).fetchall()):
+        for envelope, media_type, data in await self._store.query(lambda db: db.execute(query, (instance, *ids)).fetchall()):
             found.setdefault(envelope, []).append(Image(media_type, data))
         return found
 

@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+#: How hard a model can be told to think, and the tokens that it may think for, beyond those of its answer.
+EFFORTS = {"low": 2048, "medium": 8192, "high": 24576}
 #: How a reply ended: it was whole, it reached its token limit, or the model declined.
 END, CUT, REFUSED = "end", "cut", "refused"
 
@@ -95,9 +97,12 @@ class Dialect(abc.ABC):
 
     @abc.abstractmethod
     def body(
-        self, *, model: str, system: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]], max_tokens: int
+        self, *, model: str, system: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]], max_tokens: int, effort: str = ""
     ) -> dict[str, Any]:
-        """The request for neutral `messages` that alternate between the model and the others, tool calls answered."""
+        """The request for neutral `messages` that alternate between the model and the others, tool calls answered, pictures with data.
+
+        `effort` is one of EFFORTS, or empty: then nothing is said of thinking.
+        """
 
     @abc.abstractmethod
     def reply(self) -> Reply:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aegis.guest.agent.dialects import CUT, END, REFUSED, Call, Dialect, Reply, StreamError, whole
+from aegis.guest.agent.dialects import CUT, EFFORTS, END, REFUSED, Call, Dialect, Reply, StreamError, whole
 from aegis.tether.jsontext import dumps_text
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ class Anthropic(Dialect):
         return {"authorization": f"Bearer {token}", "x-api-key": token, "anthropic-version": "2023-06-01"}
 
     def body(
-        self, *, model: str, system: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]], max_tokens: int
+        self, *, model: str, system: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]], max_tokens: int, effort: str = ""
     ) -> dict[str, Any]:
         out: list[dict[str, Any]] = []
         for message in messages:
@@ -34,7 +34,12 @@ class Anthropic(Dialect):
                 out.append({"role": role, "content": content})
         if out:
             _mark_last(out[-1]["content"])
-        body: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "stream": True, "messages": out}
+        room = EFFORTS.get(effort, 0)
+        body: dict[str, Any] = {"model": model, "max_tokens": max_tokens + room, "stream": True, "messages": out}
+        if room and _decides_itself(model):
+            body |= {"thinking": {"type": "adaptive"}, "output_config": {"effort": effort}}
+        elif room and _may_think(out):
+            body["thinking"] = {"type": "enabled", "budget_tokens": room}
         if system:
             body["system"] = [{"type": "text", "text": system, "cache_control": _CACHE}]
         if tools:
@@ -45,9 +50,27 @@ class Anthropic(Dialect):
         return _Reply()
 
 
+def _decides_itself(model: str) -> bool:
+    """Whether a model takes an effort and thinks as long as it sees fit. Claude does from 4.6 on; before, and as others imitate it,
+    it takes the number of tokens.
+    """
+    words = model.rpartition("/")[2].split("-")
+    if words[0] != "claude":
+        return False
+    numbers = [int(word) for word in words[1:] if word.isdigit() and len(word) < 3]
+    return numbers[:2] >= [4, 6] if numbers else True
+
+
+def _may_think(out: list[dict[str, Any]]) -> bool:
+    """Between tools a model is only asked to think with a budget when the step before began with a thought: else it is an error."""
+    if not out or not any(block["type"] == "tool_result" for block in out[-1]["content"]):
+        return True
+    return len(out) > 1 and out[-2]["content"][0]["type"] in ("thinking", "redacted_thinking")
+
+
 def _mark_last(content: list[dict[str, Any]]) -> None:
     """Mark the end of the conversation for the cache; thinking cannot carry the mark."""
-    if content[-1]["type"] in ("text", "tool_result", "tool_use"):
+    if content[-1]["type"] in ("text", "image", "tool_result", "tool_use"):
         content[-1]["cache_control"] = _CACHE
 
 
@@ -61,6 +84,8 @@ def _block(block: dict[str, Any]) -> dict[str, Any] | None:
             return {"type": "redacted_thinking", "data": block["redacted"]}
         # Thinking without a signature comes from another dialect and cannot be sent back.
         return {"type": "thinking", "thinking": block["text"], "signature": block["signature"]} if block.get("signature") else None
+    if kind == "image":
+        return {"type": "image", "source": {"type": "base64", "media_type": block["media_type"], "data": block["data"]}}
     if kind == "tool_call":
         return {"type": "tool_use", "id": block["id"], "name": block["name"], "input": block["input"]}
     if kind == "tool_result":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aegis.guest.agent.dialects import CUT, REFUSED, Call, Dialect, Reply, StreamError, whole
+from aegis.guest.agent.dialects import CUT, EFFORTS, REFUSED, Call, Dialect, Reply, StreamError, whole
 from aegis.tether.jsontext import dumps_text
 
 TYPE_CHECKING = False
@@ -21,14 +21,16 @@ class OpenAI(Dialect):
         return {"authorization": f"Bearer {token}"}
 
     def body(
-        self, *, model: str, system: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]], max_tokens: int
+        self, *, model: str, system: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]], max_tokens: int, effort: str = ""
     ) -> dict[str, Any]:
         out: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         for message in messages:
             out += _messages(message)
         # OpenAI's own newer models refuse the old name of the limit; most imitations know only that.
         limit = "max_completion_tokens" if model.startswith("openai/") else "max_tokens"
-        body: dict[str, Any] = {"model": model, limit: max_tokens, "messages": out}
+        body: dict[str, Any] = {"model": model, limit: max_tokens + EFFORTS.get(effort, 0), "messages": out}
+        if effort:
+            body["reasoning_effort"] = effort
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         if tools:
             body["tools"] = [{"type": "function", "function": {k: t[k] for k in ("name", "description", "parameters")}} for t in tools]
@@ -51,11 +53,19 @@ def _messages(message: dict[str, Any]) -> list[dict[str, Any]]:
         if calls:
             made["tool_calls"] = [_call(b) for b in calls]
         return [made]
-    if len(texts) == 1:
+    parts = [part for b in blocks if (part := _part(b))]
+    if len(parts) == 1 and texts:
         out.append({"role": "user", "content": texts[0]})
-    elif texts:
-        out.append({"role": "user", "content": [{"type": "text", "text": text} for text in texts]})
+    elif parts:
+        out.append({"role": "user", "content": parts})
     return out
+
+
+def _part(block: dict[str, Any]) -> dict[str, Any] | None:
+    """A part of what a user said: a text that is not blank, or a picture."""
+    if block["type"] == "image":
+        return {"type": "image_url", "image_url": {"url": f"data:{block['media_type']};base64,{block['data']}"}}
+    return {"type": "text", "text": block["text"]} if block["type"] == "text" and block["text"].strip() else None
 
 
 def _call(block: dict[str, Any]) -> dict[str, Any]:

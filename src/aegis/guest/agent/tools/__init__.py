@@ -52,6 +52,7 @@ class Tool:
         self.description = description
         self.function = function
         self.writes = writes
+        self.asks = writes or function is None  # a person may want to be asked first
         self.properties = properties
         self.required = required
         self.parameters = {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
@@ -121,24 +122,43 @@ TOOLS = {
 
 
 def offered(permission: str) -> list[dict[str, Any]]:
-    """The tools as a model is told of them: those that write only with the permission `write`."""
+    """The tools as a model is told of them: those that write only with a permission greater than `read`."""
     return [
         {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
         for tool in TOOLS.values()
-        if permission == "write" or not tool.writes
+        if permission != "read" or not tool.writes
     ]
 
 
-def use(wire: Wire, name: str, arguments: dict[str, Any], problem: str, permission: str, seconds: float) -> Output:
-    """Use a tool for at most `seconds`. `problem` is what is already known to be wrong with the arguments. Raises Stopped only."""
+def use(
+    wire: Wire,
+    name: str,
+    arguments: dict[str, Any],
+    problem: str,
+    permission: str,
+    seconds: float,
+    leave: Callable[[str, dict[str, Any]], str | dict[str, Any]] | None = None,
+) -> Output:
+    """Use a tool for at most `seconds`. `problem` is what is already known to be wrong with the arguments. Raises Stopped only.
+
+    With `leave` a person is asked before anything is changed or run: it returns the arguments to use, or why not as a text.
+    """
     tool = TOOLS.get(name)
     if tool is None:
         return _refused(f"there is no tool `{name}`; there are: {', '.join(TOOLS)}")
     arguments = {k: v for k, v in arguments.items() if v is not None or k in tool.required}
     if problem := problem or _problem(tool, arguments):
         return _refused(f"{problem}. The arguments of `{name}` must match {dumps_text(tool.parameters).decode()}")
-    if tool.writes and permission != "write":
+    if tool.writes and permission == "read":
         return _refused(f"`{name}` is not allowed: the workspace is read-only for you. Say what you would change instead.")
+    if leave is not None and tool.asks:
+        answer = leave(name, arguments)
+        if isinstance(answer, str):
+            return _refused(f"`{name}` was not allowed: {answer}")
+        if answer != arguments:
+            note = f"[A person changed the arguments to {dumps_text(answer).decode()}]\n"
+            output = use(wire, name, answer, "", permission, seconds)
+            return Output(note + output.text, ok=output.ok, truncated=output.truncated)
     if tool.function in (_glob, _grep):
         import aegis.guest.agent.tools.search  # noqa: F401 - 8 ms, once here rather than in each child, and not at all for most turns
     if tool.function is None:
