@@ -65,6 +65,7 @@ class Models:
         self._open: dict[tuple[str, str | None], int] = {}  # calls under way, by instance and session
         self._settled = asyncio.Event()
         self._limits: OrderedDict[str, LimitHit] = OrderedDict()  # turn -> the provider's limit that it met
+        self._given_up: OrderedDict[str, str] = OrderedDict()  # turn -> why its calls were not tried any more
         self._recorders: dict[str, Recorder] = {}  # by path
         self._players: dict[str, Player] = {}  # by instance
         self._problems: dict[str, str] = {}  # recording -> what is wrong with it
@@ -141,6 +142,10 @@ class Models:
     def limit_of(self, turn: str) -> LimitHit | None:
         """The provider's limit that a call of this turn ran into, the newest one; None when it met none."""
         return self._limits.get(turn)
+
+    def given_up(self, turn: str) -> str | None:
+        """Why the calls of this turn were not tried any more; None when that is not so."""
+        return self._given_up.get(turn)
 
     def problem_of(self, path: str) -> str | None:
         """Why calls are not recorded in a file as they should be; None when all is well."""
@@ -226,6 +231,10 @@ class Models:
             self._limits.move_to_end(turn)
             if len(self._limits) > _LIMITS:
                 self._limits.popitem(last=False)
+        if call.given_up and turn is not None:
+            self._given_up[turn] = call.given_up
+            if len(self._given_up) > _LIMITS:
+                self._given_up.popitem(last=False)
         try:
             await self._ledger.record(call, turn)
         finally:

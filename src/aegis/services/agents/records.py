@@ -77,6 +77,8 @@ def close_turn(
     ended = "UPDATE turns SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL"
     if not tx.execute(ended, (world.clock.now(), end.outcome, turn)).rowcount:
         return
+    if not will_continue(end):  # one that goes on may ask the same again, and find the answer that a person gave meanwhile
+        world.approvals.end(tx, instance=instance, session=session, reason="the turn is over")
     used = world.models.totals(tx, turn=turn)
     if not used["calls"]:  # with a login of its own, only the program knows
         used = {"calls": 0, "input": end.input, "output": end.output, "cached": end.cached, "cost_usd": end.cost_usd}

@@ -6,10 +6,9 @@ sessions that have work (a cut turn to continue, an envelope that waits) are nam
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
-from aegis.core.errors import AegisError, ErrorKind
+from aegis.core.errors import ErrorKind
 from aegis.core.events import Outcome
 from aegis.drivers import Finished
 from aegis.services.agents.model import State
@@ -48,6 +47,3 @@ async def _close_open_turn(world: World, turn: str, instance_id: str, session: s
         error={"error": "the daemon ended in the middle of the turn", "kind": ErrorKind.INTERRUPTED.value, "will_continue": again},
     )
     await world.insist(lambda tx: close_turn(world, tx, turn, envelopes, end, ms=0.0, instance=instance_id, session=session))
-    if not again:  # a turn that goes on may ask the same again, and find the answer that a person gave meanwhile
-        with contextlib.suppress(AegisError):
-            await world.approvals.withdraw(instance=instance_id, session=session, reason="the daemon ended in the middle of the turn")

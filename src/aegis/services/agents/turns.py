@@ -368,8 +368,6 @@ class Session:
 
         await self._written(finish)
         world.store.emit(TurnPresence("idle"), instance=self._instance.id, session=self.key)
-        if not records.will_continue(final):
-            await self._quietly(world.approvals.withdraw(instance=self._instance.id, session=self.key, reason="the turn is over"))
 
     async def _quietly(self, work: Awaitable[object]) -> None:
         """What a full disk may leave undone without harm to the turn."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import Outcome
 from aegis.core.text import one_line
@@ -48,6 +50,9 @@ async def limited(turn: Running, end: Finished, world: World, instance: Instance
     """The same end, unless the provider gives no more for now: then it is held, and the turn waits for its continuation."""
     if end.outcome not in (Outcome.FAILED, Outcome.LIMITED) or turn.bound is not None:
         return end
+    if end.outcome is Outcome.FAILED and (why := world.models.given_up(turn.id)) is not None:
+        dead = AegisError(ErrorKind.UNAVAILABLE, why, "`aegis doctor` says which models answer; then send it again").to_dict()
+        return msgspec.structs.replace(end, error=dead)
     error = end.error or {}
     data = error.get("data") or {}
     hit = world.models.limit_of(turn.id)

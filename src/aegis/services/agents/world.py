@@ -99,6 +99,10 @@ class ModelPlane(Protocol):
         """Why model calls are not recorded in a file as they should be; None when all is well."""
         ...
 
+    def given_up(self, turn: str) -> str | None:
+        """Why the calls of this turn were not tried any more, for people; None when that is not so."""
+        ...
+
     async def tell(self, instance: Instance, session: str, turn: str | None, usage: Usage) -> None:
         """Record what a program told of its use, where nothing else knows it."""
         ...
@@ -126,6 +130,10 @@ class Approvals(Protocol):
 
     async def withdraw(self, *, instance: str, session: str, reason: str, driver_id: str | None = None) -> None:
         """All open ones of a session, or the one that the driver calls so, want no answer any more."""
+        ...
+
+    def end(self, tx: Tx, *, instance: str, session: str, reason: str) -> None:
+        """All open ones of a session, in the transaction that ends its turn."""
         ...
 
     async def delivered(self, approval_id: str) -> None:

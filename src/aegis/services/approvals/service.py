@@ -117,29 +117,33 @@ class Approvals:
             if only is None:
                 return
 
-        def store(tx: Tx) -> None:
-            now = self._clock.now()
-            found = tx.execute(
-                "SELECT id, turn FROM approvals WHERE state = 'pending' AND instance = ? AND session = ? AND (? IS NULL OR id = ?)",
-                (instance, session, only, only),
-            ).fetchall()
-            for ident, turn in found:
-                tx.execute(
-                    "UPDATE approvals SET state = 'withdrawn', decided_at = ?, principal = ?, reason = ? WHERE id = ?",
-                    (now, str(SYSTEM), reason, ident),
-                )
-                tx.append(ApprovalDecided(ident, "withdrawn", str(SYSTEM), reason), instance=instance, session=session, turn=turn)
-            if only is None:
-                tx.execute(
-                    "UPDATE approvals SET delivered_at = ? WHERE instance = ? AND session = ? AND delivered_at IS NULL "
-                    "AND state IN ('approved', 'rejected')",
-                    (now, instance, session),
-                )
-            if found:
-                tx.on_commit(lambda: self._settled([row[0] for row in found], instance, Answer(allow=False, reason=reason)))
-
         if only is not None or self._concerned(instance, session):
-            await self._store.write(store)
+            await self._store.write(lambda tx: self._end(tx, instance, session, reason, only))
+
+    def end(self, tx: Tx, *, instance: str, session: str, reason: str) -> None:
+        """`withdraw` for all of a session, in the transaction that ends its turn."""
+        self._end(tx, instance, session, reason, None)
+
+    def _end(self, tx: Tx, instance: str, session: str, reason: str, only: str | None) -> None:
+        now = self._clock.now()
+        found = tx.execute(
+            "SELECT id, turn FROM approvals WHERE state = 'pending' AND instance = ? AND session = ? AND (? IS NULL OR id = ?)",
+            (instance, session, only, only),
+        ).fetchall()
+        for ident, turn in found:
+            tx.execute(
+                "UPDATE approvals SET state = 'withdrawn', decided_at = ?, principal = ?, reason = ? WHERE id = ?",
+                (now, str(SYSTEM), reason, ident),
+            )
+            tx.append(ApprovalDecided(ident, "withdrawn", str(SYSTEM), reason), instance=instance, session=session, turn=turn)
+        if only is None:
+            tx.execute(
+                "UPDATE approvals SET delivered_at = ? WHERE instance = ? AND session = ? AND delivered_at IS NULL "
+                "AND state IN ('approved', 'rejected')",
+                (now, instance, session),
+            )
+        if found:
+            tx.on_commit(lambda: self._settled([row[0] for row in found], instance, Answer(allow=False, reason=reason)))
 
     async def decide(
         self, principal: Principal, approval_id: str, *, approve: bool, reason: str = "", input: dict[str, Any] | None = None
@@ -230,7 +234,7 @@ class Approvals:
         )
 
     def _concerned(self, instance: str, session: str) -> bool:
-        """Whether a session has anything to withdraw; spares a write at the end of every turn."""
+        """Whether a session has anything to withdraw; spares a write."""
         return bool(
             self._store.read(
                 lambda db: db.execute(

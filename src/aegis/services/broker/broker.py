@@ -186,7 +186,7 @@ class Broker:
         except LimitMet as met:
             call.outcome, call.limit = "failed", met.hit
             await self._tell_of_limit(call, met.hit)
-            await self._decline(connection, job, from_limit(met.hit, met.said))
+            await self._decline(connection, job, from_limit(met.hit))  # without the words of the provider, which make some try again
         except Refusal as refusal:
             call.outcome = "failed"
             await self._decline(connection, job, refusal)
@@ -205,7 +205,9 @@ class Broker:
         over = self._patience.over(key, job.provider, said)
         if over is None:
             self._failing(call, times)
-        return over
+            return None
+        call.given_up = over.why
+        return over.answer
 
     async def _defect(self, connection: Connection, job: Job, error: Exception) -> None:
         _log.error("model call %s of %s failed: %s", job.call.id, job.call.instance, trace(error))

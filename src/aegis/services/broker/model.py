@@ -111,4 +111,5 @@ class Call(msgspec.Struct, kw_only=True):
     ms: float = 0.0  # from the complete request to the last byte
     first_byte_ms: float | None = None  # to the first byte of the answer's body
     limit: LimitHit | None = None  # the provider's, which this call met
+    given_up: str = ""  # why nothing more is tried, for people; empty while the program may try again
     error: str = ""  # for people; never a credential

@@ -8,7 +8,7 @@ program takes as final. After a long rest the next failure is the first again.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -30,6 +30,13 @@ class _Streak(msgspec.Struct):
     count: int = 0
 
 
+class GivenUp(NamedTuple):
+    """The end of trying: what the program is answered, and why, for people."""
+
+    answer: Refusal
+    why: str
+
+
 class Patience:
     """The failures of every session."""
 
@@ -48,15 +55,16 @@ class Patience:
             self._streaks.popitem(last=False)
         return streak.count
 
-    def over(self, key: tuple[str, str | None], provider: str, said: str) -> Refusal | None:
+    def over(self, key: tuple[str, str | None], provider: str, said: str) -> GivenUp | None:
         """What ends the program's trying, once that has lasted too long. `said` is what went wrong last."""
         streak = self._streaks.get(key)
         if streak is None or streak.last - streak.since < PATIENCE:
             return None
         seconds = streak.last - streak.since
-        message = f"model provider `{provider}` has failed {streak.count} times in {seconds:.0f} s, the last time so: {said}"
-        # Gone: no program tries that again.
-        return Refusal(410, message, type="api_error", headers=(NO_RETRY,))
+        why = f"model provider `{provider}` has failed {streak.count} times in {seconds:.0f} s, the last time so: {said}"
+        # Gone: no program tries that again, unless it finds a number or a word of the cause in the text. So the cause is for people.
+        refusal = Refusal(410, f"model provider `{provider}` fails again and again; nothing more is tried", headers=(NO_RETRY,))
+        return GivenUp(refusal, why)
 
     def worked(self, key: tuple[str, str | None]) -> None:
         """A call of this session was answered."""
