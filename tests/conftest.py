@@ -107,6 +107,15 @@ def short_home() -> Iterator[Path]:
 
 
 @pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A directory that everybody on the machine may write to, and reach: it is below nobody's private one."""
+    folder = Path(tempfile.mkdtemp(prefix="aegis-open-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
 def daemon(short_home: Path) -> Iterator[RealDaemon]:
     """A running daemon."""
     real = RealDaemon(short_home)

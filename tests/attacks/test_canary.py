@@ -16,16 +16,11 @@ MARK = "canary-5d1f"
 
 
 @pytest.fixture
-def outside(tmp_path: Path) -> Path:
+def outside(open_folder: Path) -> Path:
     """A directory of the host that nothing declares, open to everybody."""
-    place = tmp_path / "outside"
-    place.mkdir(mode=0o777)
-    place.chmod(0o777)
-    for parent in (tmp_path, tmp_path.parent):
-        parent.chmod(0o755)
-    (place / "secret.txt").write_text(f"{MARK}\n")
-    (place / "secret.txt").chmod(0o666)
-    return place
+    (open_folder / "secret.txt").write_text(f"{MARK}\n")
+    (open_folder / "secret.txt").chmod(0o666)
+    return open_folder
 
 
 def targets(a: Box, b: Box, outside: Path) -> dict[str, tuple[str, Path]]:

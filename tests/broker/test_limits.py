@@ -99,7 +99,8 @@ async def test_a_limit_that_lasts_is_told_and_answered_as_final(served: Any, fak
     assert reply.headers["x-aegis-resets-at"] == str(int(NOW + 7200))
     assert "retry-after" not in reply.headers
     error = json.loads(reply.body)["error"]
-    assert "model provider `anthropic` is reached; it ends at 2027-01-15 10:00 UTC: see you tomorrow" in error["message"]
+    assert error["message"] == "the usage limit of model provider `anthropic` is reached; it ends at 2027-01-15 10:00 UTC"
+    assert served.limits[0][1].message.endswith("2027-01-15 10:00 UTC: see you tomorrow")  # for people; some programs try again for it
     (call,) = served.recorded
     ((limited, hit),) = served.limits
     assert limited is call

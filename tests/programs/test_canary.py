@@ -22,16 +22,12 @@ MARK = "canary-7c2e"
 
 
 @pytest.fixture
-def outside(tmp_path: Path) -> Iterator[Path]:
+def outside(open_folder: Path) -> Iterator[Path]:
     """A directory of the host that nothing declares, open to everybody."""
-    place = tmp_path / "outside"
-    place.mkdir()
-    for folder in (place, tmp_path, tmp_path.parent):
-        folder.chmod(0o777)
-    (place / "secret.txt").write_text(f"{MARK}\n")
-    yield place
-    assert sorted(path.name for path in place.iterdir()) == ["secret.txt"], "something landed outside"
-    assert (place / "secret.txt").read_text() == f"{MARK}\n"
+    (open_folder / "secret.txt").write_text(f"{MARK}\n")
+    yield open_folder
+    assert sorted(path.name for path in open_folder.iterdir()) == ["secret.txt"], "something landed outside"
+    assert (open_folder / "secret.txt").read_text() == f"{MARK}\n"
 
 
 def everything(lab: Lab, text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ def lab(short_home: Path, server: ModelServer, workspace: Path, tmp_path: Path) 
         pytest.skip("bubblewrap is not installed: apt-get install bubblewrap")
     program = tmp_path / "small-agent" / "small-agent"
     program.parent.mkdir()
-    program.write_text(f"#!{sys.executable}\n" + (Path(__file__).parent / "small_agent.py").read_text())
+    program.write_text(f"#!{os.path.realpath(sys.executable)}\n" + (Path(__file__).parent / "small_agent.py").read_text())
     program.chmod(0o755)
     short_home.mkdir(mode=0o700, exist_ok=True)
     (short_home / "programs").mkdir()
