@@ -55,6 +55,14 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     interrupt: bool = False
     expires: float | None = None  # wall time, seconds
     images: list[Image] = []
+    #: What the sender is called in a header: `agent:HANDLE`, `queue:NAME`; empty for a person, who needs none.
+    name: str = ""
+    sender_session: str | None = None  # the conversation of the agent that sent it, where reports go
+    task: str | None = None  # what it is about, where somebody keeps track of that
+    status: str | None = None  # how that task went: `ok` or `error`; None when it is not a report
+    hops: int = 0  # how many agents passed it on, one to the next, since a person or a schedule wrote last
+    report: bool = False  # the final text of the turn that deals with it goes back to the sender
+    accepted_at: float = 0.0  # wall time, seconds
 
 
 class Receipt(msgspec.Struct, frozen=True):

@@ -43,6 +43,7 @@ class InstanceCreated(Fact, frozen=True):
     agent: str
     sandbox: str
     workspace: str | None = None
+    parent: str | None = None  # the instance that spawned it, by id
 
 
 class InstanceState(Fact, frozen=True):
@@ -113,6 +114,10 @@ class MailAccepted(Fact, frozen=True):
     msg_id: str | None = None
     user: dict[str, Any] | None = None
     images: int = 0
+    name: str = ""  # what the sender is called: `agent:HANDLE`, `queue:NAME`
+    task: str | None = None
+    status: str | None = None
+    hops: int = 0
 
 
 class MailInjected(Fact, frozen=True):
@@ -134,6 +139,14 @@ class MailFailed(Fact, frozen=True):
     """The messages will not be delivered."""
 
     type: ClassVar[str] = "mail.failed"
+    message_ids: list[str]
+    reason: str
+
+
+class MailRequeued(Fact, frozen=True):
+    """The messages wait again: the turn they were meant for ended before its program had them, or somebody had them tried again."""
+
+    type: ClassVar[str] = "mail.requeued"
     message_ids: list[str]
     reason: str
 
@@ -350,6 +363,25 @@ class ApprovalDecided(Fact, frozen=True):
     reason: str = ""
 
 
+class TurnStuck(Fact, frozen=True):
+    """The agent seems to go round in circles: `tool` with the same input `count` times in a row, or no sign of life for `seconds`."""
+
+    type: ClassVar[str] = "turn.stuck"
+    reason: str
+    tool: str = ""
+    count: int = 0
+    seconds: float = 0.0
+
+
+class Attention(Fact, frozen=True):
+    """A person is told that an instance wants him, or that it is done: `kind` is `needs-you`, `done`, `failed`, `limited` or `stuck`."""
+
+    type: ClassVar[str] = "attention.raised"
+    kind: str
+    text: str
+    handle: str
+
+
 class Usage(Fact, frozen=True):
     """Tokens of one model call. `input` counts all of the prompt, the cached share included. `cost_usd` is None when unknown.
 
@@ -389,10 +421,10 @@ FACTS: Final[dict[str, type[Fact]]] = {
     fact.type: fact
     for fact in (
         InstanceCreated, InstanceState, InstanceDeleted, InstanceActivity, InstanceLimited, InstanceEgress, InstanceExec,
-        MailAccepted, MailInjected, MailAcknowledged, MailFailed,
+        MailAccepted, MailInjected, MailAcknowledged, MailFailed, MailRequeued,
         SessionOpened, SessionSettings, SessionTitle, SessionContext, SessionCompacted,
         TurnStarted, TurnPresence, TextDelta, ThinkingDelta, Text, Thinking, ToolCall, ToolProgress, ToolResult, Plan, Retrying, Usage,
-        ApprovalRequested, ApprovalDecided, TurnFinished,
+        ApprovalRequested, ApprovalDecided, TurnStuck, Attention, TurnFinished,
     )
 }  # fmt: skip
 

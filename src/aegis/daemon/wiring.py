@@ -86,6 +86,7 @@ def _join(home: Path, clock: Clock, store: Store) -> House:
     gate = Gate(store, clock)
     mail = Mail(store, clock, gate)
     registry = Registry(store, clock)
+    gate.relation = registry.relation
     approvals = Approvals(store, clock, gate)
     egress = Egress(store, clock, gate, Packages(os.environ, clock, shared=registry.shared))
     vault = LocalVault(store, home, clock=clock)

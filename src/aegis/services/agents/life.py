@@ -72,6 +72,8 @@ class Life:
         self.models: Callable[[], tuple[str, ...]] = lambda: ()
         #: The sandbox did not answer when it was last asked.
         self.silent = False
+        #: Held while a program of others starts: two that make their database in one HOME at the same time spoil each other's start.
+        self.opening = asyncio.Lock()
         self._turn_of = turn_of
         self._link: Link | None = None
         self._lock = asyncio.Lock()

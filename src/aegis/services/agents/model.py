@@ -11,6 +11,14 @@ from aegis.models.names import ProviderSpec
 from aegis.sandboxes import Limits
 
 
+class SpawnRights(msgspec.Struct, frozen=True):
+    """What an agent may start by itself: generations below it, children at a time, and descendants at a time, all counted."""
+
+    depth: int = 2
+    children: int = 8
+    total: int = 32
+
+
 class State(StrEnum):
     """Where an instance is in its life. `enabled` is separate: a disabled one stays stopped until somebody starts it."""
 
@@ -61,6 +69,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     stop_after: float = 300.0  # further seconds until it is stopped
     on_interrupt: str = "resume"  # or "hold"
     project: str | None = None
+    spawn: SpawnRights = SpawnRights()
     ephemeral: bool = False  # deleted when the program that it was made for ends, or at the next start of the daemon
 
     def supply(self, model: str | None) -> str:
@@ -90,3 +99,4 @@ class Instance(msgspec.Struct):
     created_at: float
     last_active_at: float
     stopped_at: float | None = None
+    parent: str | None = None  # the id of the instance that spawned it

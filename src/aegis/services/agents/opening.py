@@ -50,7 +50,11 @@ class Opening:
 
     async def start(self, link: Link, turn: str, pending: list[Message]) -> Conversation:
         """Start it for `turn`, which continues one whose messages are `pending`, if there are any. Raises what `Driver.start` raises."""
-        conversation = await (self._resumed(link, turn, pending) if self.keeps_memory else self._remembering(link))
+        if self.keeps_memory:
+            async with self._life.opening:
+                conversation = await self._resumed(link, turn, pending)
+        else:
+            conversation = await self._remembering(link)
         try:
             point("session.opened")
         except BaseException:

@@ -13,6 +13,7 @@ from aegis.core.events import InstanceCreated, InstanceDeleted, InstanceState
 from aegis.core.faults import point
 from aegis.core.ids import check_handle, new_handle, new_id
 from aegis.services.agents.model import Instance, Launch, State
+from aegis.services.gate import Relation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,8 @@ class Registry:
         """Read every row; called once at start."""
         rows = self._store.read(
             lambda db: db.execute(
-                "SELECT id, handle, idx, launch, state, reason, enabled, token, created_at, last_active_at, stopped_at FROM instances"
+                "SELECT id, handle, idx, launch, state, reason, enabled, token, created_at, last_active_at, stopped_at, parent "
+                "FROM instances"
             ).fetchall()
         )
         for row in rows:
@@ -51,6 +53,7 @@ class Registry:
                     created_at=row[8],
                     last_active_at=row[9],
                     stopped_at=row[10],
+                    parent=row[11],
                 )
             )
 
@@ -78,7 +81,39 @@ class Registry:
             raise unknown_name("instance", name, self._by_handle, "see `aegis instance list`")
         return found
 
-    async def create(self, handle: str | None, launch: Launch, also: Callable[[Tx], None]) -> Instance:
+    def children(self, ident: str) -> list[Instance]:
+        """The instances that this one spawned, oldest first."""
+        return [i for i in self.all() if i.parent == ident]
+
+    def descendants(self, ident: str) -> list[Instance]:
+        """All that it spawned, and all that those did, parents before their children."""
+        found = self.children(ident)
+        for child in found:
+            found += self.children(child.id)
+        return found
+
+    def ancestors(self, ident: str) -> list[Instance]:
+        """Who spawned it, and who spawned that one, up to the one that a person started."""
+        found: list[Instance] = []
+        instance = self._by_id.get(ident)
+        while instance is not None and instance.parent is not None and (instance := self._by_id.get(instance.parent)) is not None:
+            found.append(instance)
+        return found
+
+    def relation(self, ident: str, other: str) -> Relation:
+        """What another instance, by handle or id, is to the instance `ident`."""
+        mine, theirs = self._by_id.get(ident), self.find(other)
+        if mine is None or theirs is None:
+            return Relation.STRANGER
+        if mine is theirs:
+            return Relation.SELF
+        if any(a is mine for a in self.ancestors(theirs.id)):
+            return Relation.DESCENDANT
+        if mine.launch.project == theirs.launch.project or any(a is theirs for a in self.ancestors(ident)):
+            return Relation.ACQUAINTED
+        return Relation.STRANGER
+
+    async def create(self, handle: str | None, launch: Launch, also: Callable[[Tx], None], *, parent: str | None = None) -> Instance:
         """A new instance in state `created`. Raises USAGE for a bad handle, CONFLICT for a taken one. `also` joins the transaction."""
         if handle is None:
             handle = new_handle(set(self._by_handle))
@@ -87,17 +122,17 @@ class Registry:
         taken = {i.idx for i in self._by_id.values()}
         idx = next(n for n in range(1, len(taken) + 2) if n not in taken)
         now = self._clock.now()
-        instance = Instance(new_id("inst"), handle, idx, launch, State.CREATED, "", True, secrets.token_urlsafe(24), now, now)
+        instance = Instance(new_id("inst"), handle, idx, launch, State.CREATED, "", True, secrets.token_urlsafe(24), now, now, parent=parent)
         self._remember(instance)  # before the write, so that two requests at once cannot take one handle
 
         def store(tx: Tx) -> None:
             also(tx)
             tx.execute(
-                "INSERT INTO instances (id, handle, idx, launch, state, enabled, token, created_at, last_active_at) "
-                "VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?)",
-                (instance.id, instance.handle, idx, msgspec.json.encode(launch).decode(), State.CREATED, instance.token, now, now),
+                "INSERT INTO instances (id, handle, idx, launch, state, enabled, token, created_at, last_active_at, parent) "
+                "VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?)",
+                (instance.id, instance.handle, idx, msgspec.json.encode(launch).decode(), State.CREATED, instance.token, now, now, parent),
             )
-            tx.append(InstanceCreated(instance.handle, launch.agent, launch.sandbox, launch.workspace), instance=instance.id)
+            tx.append(InstanceCreated(instance.handle, launch.agent, launch.sandbox, launch.workspace, parent), instance=instance.id)
 
         try:
             await self._store.write(store)

@@ -7,6 +7,7 @@ who owns the home may do everything, an instance only what its launch gave it. I
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -15,13 +16,41 @@ from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.principals import Principal, PrincipalKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aegis.core.clock import Clock
     from aegis.store import Store, Tx
 
-__all__ = ["Decision", "Gate"]
+__all__ = ["Decision", "Gate", "Relation"]
 
-#: What an instance may do by itself: reach the model it was launched with. The broker compares the model.
-_INSTANCE_MAY: Final = frozenset({"model.call"})
+
+class Relation(StrEnum):
+    """What one instance is to another that wants something of it."""
+
+    SELF = "self"
+    DESCENDANT = "descendant"  # spawned by it, or by one that it spawned
+    ACQUAINTED = "acquainted"  # of the same project, or its ancestor
+    STRANGER = "stranger"
+
+
+_OWN: Final = frozenset({Relation.SELF})
+_BELOW: Final = frozenset({Relation.DESCENDANT})
+_KNOWN: Final = frozenset({Relation.DESCENDANT, Relation.ACQUAINTED})
+#: What an instance may do by itself, and to whom. The broker compares the model of a call, spawning what a child is to have.
+_INSTANCE_MAY: Final[dict[str, frozenset[Relation]]] = {
+    "model.call": _OWN,
+    "mail.read": _OWN,
+    "mail.send": _KNOWN,
+    "peer.read": _KNOWN | _OWN,
+    "instance.spawn": _OWN,
+    "instance.exec": _BELOW,
+    "instance.pause": _BELOW,
+    "instance.resume": _BELOW,
+    "instance.restart": _BELOW,
+    "instance.disable": _BELOW,
+    "instance.delete": _BELOW,
+    "turn.interrupt": _BELOW,
+}
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -41,6 +70,8 @@ class Gate:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        #: What the second instance, by id or handle, is to the first, by id; set by the wiring.
+        self.relation: Callable[[str, str], Relation] = lambda _asker, _other: Relation.STRANGER
 
     def decide(self, principal: Principal, action: str, resource: str, **data: Any) -> Decision:
         """The decision alone; no record, no effect may follow from it without one."""
@@ -50,9 +81,18 @@ class Gate:
             case PrincipalKind.SYSTEM:
                 allow, reason = True, "the daemon itself"
             case PrincipalKind.INSTANCE:
-                allow = action in _INSTANCE_MAY
-                reason = "granted at launch" if allow else "default deny"
+                allow, reason = self._of_instance(principal.id, action, resource)
         return Decision(principal, action, resource, allow, reason, data)
+
+    def _of_instance(self, ident: str, action: str, resource: str) -> tuple[bool, str]:
+        """Whether an instance may do this, and why."""
+        wanted = _INSTANCE_MAY.get(action)
+        if wanted is None:
+            return False, "default deny"
+        if wanted == _OWN:  # what it does with what is its own; the resource says with what
+            return True, "granted at launch"
+        relation = self.relation(ident, resource)
+        return relation in wanted, f"{relation} of it"
 
     async def check(self, principal: Principal, action: str, resource: str, **data: Any) -> Decision:
         """The decision if it allows. A denial is recorded and raised as DENIED. Pair with `record` or `write`."""
