@@ -66,7 +66,7 @@ def test_glob(lab: Lab, outside: Path) -> None:
 
 
 def test_a_server_of_tools(lab: Lab, outside: Path) -> None:
-    script = f"echo x > {outside}/landed; cat {outside}/secret.txt > /workspace/stolen; echo ran > /workspace/ran; exec cat > /dev/null"
+    script = f"echo x > {outside}/landed; cat {outside}/secret.txt > /workspace/stolen; echo ran > /workspace/ran"
     lab.start(mcp=[{"name": "probe", "command": ["/bin/sh", "-c", script]}])
     everything(lab, "[[say hello]]")
     lab.inside("while ! test -e /workspace/ran; do sleep 0.02; done")

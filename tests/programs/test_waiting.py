@@ -14,6 +14,7 @@ from tests.kit.clis import cli
 from tests.programs.conftest import DIALECTS
 
 from aegis.daemon.wiring import build
+from aegis.services.broker.patience import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -112,15 +113,12 @@ async def ended(bed: Bed, receipt: Receipt, skip_cut: bool = True) -> TurnFinish
     raise AssertionError("the log ended")
 
 
-async def told(bed: Bed, kind: str) -> list[Any]:
-    """The ephemeral facts of a kind that still are in the ring."""
-    found = []
+async def told(bed: Bed, kind: str) -> Any:
+    """The first ephemeral fact of a kind that comes."""
     async for event in bed.bench.house.store.subscribe(after=0):
         if event.type == kind:
-            found.append(event.fact)
-        if event.type == "turn.finished":
-            break
-    return found
+            return event.fact
+    raise AssertionError("the log ended")
 
 
 @pytest.mark.parametrize("how", ["500", "refused"])
@@ -129,14 +127,14 @@ async def test_a_dead_model_ends_the_turn(bed: Bed, how: str) -> None:
     a = await bed.start(model="loop/directives" if how == "500" else "dead/directives")
     bed.server.fault(times=10_000, status=500)
     receipt = await bed.bench.send(a, "[[say hello]]")
-    async with asyncio.timeout(100):
-        retries = await told(bed, "turn.retrying")
+    async with asyncio.timeout(60):
+        assert (await told(bed, "turn.retrying")).attempt
+    bed.clock.skip(PATIENCE)
     end = await ended(bed, receipt)
     assert end.outcome == "failed"
     assert end.error is not None
     assert "has failed" in end.error["error"], end
     assert ("fault 500" if how == "500" else "no answer from model provider `dead`") in end.error["error"], end
-    assert retries
     await bed.bench.until(lambda: bed.bench.house.agents.activity(a).word == "idle")
     if how == "500":
         bed.server.mend()

@@ -159,6 +159,8 @@ class ClaudeConversation:
         return _value(self._machine.replies.pop(ident))
 
     async def _ask(self, subtype: str, **fields: Any) -> dict[str, Any]:
+        if self._ended:
+            raise _gone()
         ident, data = self._machine.request(subtype, **fields)
         self._replies[ident] = future = asyncio.get_running_loop().create_future()
         self._post(data)
@@ -204,10 +206,13 @@ class ClaudeConversation:
             return
 
     def _give_up(self) -> None:
-        gone = AegisError(ErrorKind.INTERRUPTED, "Claude Code ended before it answered")
         for future in self._replies.values():
             if not future.done():
-                future.set_exception(gone)
+                future.set_exception(_gone())
+
+
+def _gone() -> AegisError:
+    return AegisError(ErrorKind.INTERRUPTED, "Claude Code ended before it answered")
 
 
 class ClaudeDriver:
