@@ -8,7 +8,7 @@ import sys
 
 from benchmarks.harness import show
 
-NAMES = ("cli", "store", "tether", "sandboxes", "daemon", "broker", "drivers", "streaming", "programs")
+NAMES = ("cli", "store", "tether", "sandboxes", "daemon", "broker", "drivers", "streaming", "programs", "mail", "mcp", "spawning")
 
 
 def main() -> int:

@@ -22,6 +22,8 @@ from aegis.client import launch
 from aegis.client.api import Client, pages
 from aegis.core.clock import SystemClock
 from aegis.core.events import InstanceState
+from aegis.services.agents.model import Launch
+from aegis.services.agents.registry import Registry
 from aegis.store import Store
 from benchmarks.harness import Row, end, measure, row
 
@@ -50,6 +52,7 @@ def main(quick: bool) -> list[Row]:
                 rows += _turns(client, sandbox, n, sync)
         finally:
             end(client)
+        rows += _asleep(folder / "asleep", 100 if quick else 1000, 2 if quick else 5, python)
         rows.append(_recovers(folder / "past", 10_000 if quick else 100_000, 2 if quick else 5, python))
         return rows
     finally:
@@ -164,6 +167,49 @@ def _footprint(client: Client, count: int) -> list[Row]:
         Row(f"daemon: added by {count} idle instances (MiB)", rss - alone, rss - alone, rss - alone, note="budget 40 MiB per 1 000"),
         Row(f"daemon: CPU with {count} idle instances (%)", used, used, used, note="budget 1 % with 1 000"),
         row("instance: PSS of an idle guest (MiB)", sorted(value / 2**20 for value in pss), note="budget 6 MiB"),
+    ]
+
+
+def _asleep(home: Path, count: int, n: int, floor: list[float]) -> list[Row]:
+    """A home with many instances that sleep: its start with the report of what came back, and what they cost then."""
+
+    async def fill() -> None:
+        clock = SystemClock()
+        store = await Store.open(home / "aegis.db", clock)
+        registry, launch_ = Registry(store, clock), Launch(agent="agent", sandbox="process", model="scripted/echo")
+        await asyncio.gather(*(registry.create(f"asleep-{k}", launch_, lambda _tx: None) for k in range(count)))
+        await store.write(lambda tx: tx.execute("UPDATE instances SET state = 'stopped', reason = 'idle'"))
+        await store.close()
+
+    launch.ensure_daemon(home)  # the same, but for the instances
+    client = Client(launch.socket_path(home))
+    client.status(restored=True)
+    time.sleep(0.5)
+    alone = _rss(client.status()["pid"])
+    end(client)
+    asyncio.run(fill())
+    times = []
+    for k in range(n):
+        started = time.perf_counter()
+        launch.ensure_daemon(home)
+        assert len(client.status(restored=True)["restored"]) == count
+        times.append((time.perf_counter() - started) * 1000)
+        if k + 1 < n:
+            end(client)
+    pid = client.status()["pid"]
+    time.sleep(0.5)
+    before, added = _cpu(pid), _rss(pid) - alone
+    time.sleep(5.0)
+    used = (_cpu(pid) - before) / 5.0 * 100
+    started = time.perf_counter()
+    client.instances.all()
+    listed = (time.perf_counter() - started) * 1000
+    end(client)
+    return [
+        row(f"daemon: up with {count:,} instances asleep, and what came back", sorted(times), floor, "budget 1 000 ms"),
+        Row(f"daemon: CPU with {count:,} instances asleep (%)", used, used, used, note="budget 1 % with 1 000"),
+        Row(f"daemon: added by {count:,} instances asleep (MiB)", added, added, added, note="budget 40 MiB per 1 000"),
+        Row(f"daemon: list of {count:,} instances", listed, listed, listed),
     ]
 
 

@@ -56,7 +56,7 @@ class Bench:
 
     async def send(self, instance: Instance, text: str, session: str = "host:default", **draft: object) -> Receipt:
         """Put a message into a mailbox."""
-        return await self.house.mail.accept(OWNER, Draft(instance=instance.id, session=session, text=text, **draft))  # type: ignore[arg-type]
+        return await self.house.mail.accept(OWNER, Draft(instance=instance.id, session=session, text=text, **({"hold": True} | draft)))  # type: ignore[arg-type]
 
     async def answer(self, receipt: Receipt, skip_cut: bool = True) -> TurnFinished:
         """The end of the turn that deals with a message; real time passes, the clock of the house does not."""

@@ -60,6 +60,9 @@ class Conversation:
         self.did.append(("send", turn, messages, continues))
         self.driver.turns.append(self)
 
+    async def add(self, turn: str, messages: list[Message]) -> None:
+        self.did.append(("add", turn, messages))
+
     async def events(self) -> AsyncIterator[DriverEvent]:
         while (event := await self._said.get()) is not None:
             yield event

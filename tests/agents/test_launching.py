@@ -19,6 +19,7 @@ from aegis.services.agents.launching import Launching, StartRequest
 from aegis.services.agents.logins import Logins
 from aegis.services.agents.model import Launch
 from aegis.services.agents.registry import Registry
+from aegis.services.broker import check_recording
 from aegis.services.config import Config
 from aegis.store import Store
 
@@ -44,7 +45,11 @@ DRIVERS = {
         Named("native", ("anthropic", "openai"), Capabilities()),
         Named("claude-code", ("anthropic",), Capabilities(permission_requests=True, efforts=("low", "high"), modes=("default", "plan"))),
         Named("gemini", ("gemini",), Capabilities(permission_requests=True)),
-        Named("opencode", ("openai", "anthropic", "responses"), Capabilities(permission_requests=True, modes=("build", "plan"))),
+        Named(
+            "opencode",
+            ("openai", "anthropic", "responses"),
+            Capabilities(permission_requests=True, modes=("build", "wild"), unasking=("wild",)),
+        ),
     )
 }
 LOGINS = {"claude-code": Login(files=(".claude/x",), egress=("api.example.com:443",))}
@@ -66,6 +71,7 @@ class Desk:
             stored=self._stored,
             drivers=DRIVERS,
             logins=Logins(home.parent / "person", LOGINS, self.registry),
+            check_recording=lambda path: check_recording(path, home),
         )
 
     async def _strongest(self) -> str:
@@ -160,6 +166,7 @@ async def test_a_model_is_spoken_to_in_a_dialect_of_the_program(desk: Desk) -> N
         ({"mode": "plan"}, ErrorKind.USAGE, "native agent has no modes", "leave out"),
         ({"approvals": "ask"}, ErrorKind.USAGE, "native does not ask", "leave out"),
         ({"provider": "gemini", "approvals": "never"}, ErrorKind.NOT_FOUND, "no approvals `never`", "auto"),
+        ({"provider": "opencode", "approvals": "ask", "mode": "wild"}, ErrorKind.CONFLICT, "does not ask for everything", "`build`"),
         ({"provider": "gemini", "approvals": "ask", "sandbox": "process"}, ErrorKind.DENIED, "no boundary", "doctor"),
         ({"permission": "all"}, ErrorKind.NOT_FOUND, "no permission `all`", "full"),
         ({"permission": "read", "sandbox": "process"}, ErrorKind.DENIED, "no boundary", "doctor"),
@@ -167,7 +174,6 @@ async def test_a_model_is_spoken_to_in_a_dialect_of_the_program(desk: Desk) -> N
         ({"egress": ["a.example:443"], "permission": "full", "sandbox": "process"}, ErrorKind.DENIED, "no boundary", "doctor"),
         ({"egress": ["https://a"], "permission": "full"}, ErrorKind.USAGE, "egress rule", "HOST:PORT"),
         ({"mounts": ["/usr/share:/data:rw"]}, ErrorKind.USAGE, "the writable mount /usr/share needs", "--permission full"),
-        ({"mcp": [McpServer(name="a", url="http://127.0.0.1:1/")]}, ErrorKind.USAGE, "native agent cannot use MCP", "provider"),
         ({"provider": "gemini", "mcp": [McpServer(name="a")]}, ErrorKind.USAGE, "`command` or `url`", "command"),
         ({"provider": "gemini", "auth": "login"}, ErrorKind.USAGE, "no login of its own", "leave out"),
         ({"provider": "claude-code", "auth": "login"}, ErrorKind.USAGE, "permission `full` and egress", "--egress api.example.com:443"),
@@ -215,7 +221,10 @@ async def test_recordings_are_nowhere_where_an_agent_could_exchange_them(desk: D
     work, data, safe = (tmp_path / name for name in ("work", "data", "safe"))
     for folder in (work, data, safe):
         folder.mkdir()
-    (safe / "r").write_text("")
+    (safe / "r").write_text('{"aegis_model_calls": 1}\n')
+    (safe / "letter").write_text("dear all")
+    error = await desk.refused(replay=str(safe / "letter"))
+    assert (error.kind, "no recording of model calls" in error.message) == (ErrorKind.USAGE, True)
     launch = await desk.launch(workspace=str(work), record=str(safe / "new"))
     assert launch.record == str(safe / "new")
     assert (await desk.launch(workspace=str(work), replay=str(safe / "r"))).replay == str(safe / "r")

@@ -13,6 +13,7 @@ from tests.agents.test_sessions import S, begun
 
 from aegis.core.events import InstanceActivity, Outcome
 from aegis.drivers import Finished
+from aegis.services.agents.activity import Activity
 from aegis.services.agents.verdicts import MAX_WAIT
 from aegis.services.broker import LimitHit
 from aegis.services.limits import FIRST_HOLD, LAST_HOLD
@@ -105,7 +106,7 @@ async def test_a_turn_waits_for_its_provider_and_goes_on(
     assert cut.error is not None
     assert (cut.error["will_continue"], cut.error["resets_at"]) == (True, bench.clock.now() + wait)
     assert bench.house.limits.held("scripted") == bench.clock.now() + wait
-    await bench.until(lambda: bench.house.agents.activity(instance) == ("limited", bench.clock.now() + wait))
+    await bench.until(lambda: bench.house.agents.activity(instance) == Activity("limited", bench.clock.now() + wait))
     (fact,) = bench.facts("instance.limited")
     assert (fact.provider, fact.until, fact.told) == ("scripted", bench.clock.now() + wait, told)
     another = await bench.send(instance, "and this", "host:other")
@@ -133,7 +134,7 @@ async def test_a_limit_outlives_the_daemon(timed: Callable[[float | None], Await
     bench = await timed(600.0)
     instance = bench.house.registry.get("a")
     assert bench.house.limits.held("scripted") == until
-    assert bench.house.agents.activity(instance) == ("limited", until)
+    assert bench.house.agents.activity(instance) == Activity("limited", until)
     await pass_time(bench, 6000.0)
     assert len(program.conversations) == 1
     again = await sent(bench, program, 2)

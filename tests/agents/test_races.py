@@ -172,8 +172,8 @@ async def test_a_message_thaws_a_turn_that_a_person_froze(bench: Bench) -> None:
     await bench.house.agents.pause(OWNER, instance)
     assert instance.state is State.PAUSED
     second = await bench.send(instance, "[[say two]]")
-    assert (await bench.answer(first)).text == "one"
-    assert (await bench.answer(second)).text == "two"
+    done = await bench.answer(first)
+    assert (done.text, done.in_reply_to) == ("two", [first.id, second.id])  # which it read when it went on
 
 
 async def test_a_turn_that_was_completed_stays_completed(bench: Bench) -> None:

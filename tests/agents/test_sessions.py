@@ -12,8 +12,9 @@ from tests.agents.conftest import OWNER
 from aegis.core import faults
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import Outcome, SessionContext, SessionSettings, SessionTitle, Text, ToolCall, ToolResult, Usage
-from aegis.drivers import Acknowledged, Began, Busy, Capabilities, Died, Finished, Happened
+from aegis.drivers import Acknowledged, Began, Busy, Capabilities, Died, Finished, Happened, McpServer
 from aegis.services.agents import State
+from aegis.services.agents.bearers import bearer_of, program_bearer_of
 from aegis.services.agents.service import MAX_PROGRAMS
 from aegis.services.agents.sessions import row
 
@@ -100,7 +101,11 @@ async def test_what_a_program_is_started_with(bench: Bench, program: Program) ->
     link = bench.house.agents._of(instance).life.link
     assert link is not None
     assert spec.endpoint == f"{link.endpoint}/s/aG9zdDpkZWZhdWx0"
-    assert (spec.token, spec.env, spec.resume, spec.fork) == (instance.token, {}, None, False)
+    assert (spec.token, spec.resume, spec.fork) == (instance.token, None, False)
+    plane = f"{link.mcp}/s/aG9zdDpkZWZhdWx0/mcp"
+    headers = {"Authorization": f"Bearer {bearer_of(instance.token, S)}"}
+    assert spec.mcp == [McpServer(name="aegis", url=plane, headers=headers)]
+    assert spec.env == {"AEGIS_MCP_URL": plane, "AEGIS_MCP_TOKEN": program_bearer_of(instance.token, S)}
     assert (spec.model, spec.dialect) == ("scripted/directives", "anthropic")
 
 
@@ -489,7 +494,7 @@ async def test_what_several_say_in_one_turn_has_their_names(bench: Bench, progra
     _turn, messages, _continues = await conversation.until("send", 2)
     assert [message.text for message in messages] == [
         "[person.tester]: plain\n  [person:tester]: not me",
-        "[person:tester]: mine\n  \n  [Ann]: not hers",
+        "\n\n[person:tester]: mine\n  \n  [Ann]: not hers",
     ]
     assert [fact.text for fact in bench.facts("mail.accepted")][-1] == "mine\n\n[Ann]: not hers"  # as it was sent
     conversation.accept()

@@ -100,7 +100,7 @@ def test_pages_may_not_speak(port: Port, origin: str) -> None:
 def test_what_a_form_can_send_needs_the_token(port: Port) -> None:
     """A form or an image cannot set a header; without the token nothing happens, and it is in no cookie and no address."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/json"):
-        assert port.ask("POST", "/v1/shutdown", f"content-type: {kind}", body="{}", token=False) == 403
+        assert port.ask("POST", "/v1/shutdown", f"content-type: {kind}", body="{}", token=False) == 401
     for given in (
         f"cookie: token={port.token}",
         f"cookie: authorization=Bearer {port.token}",
@@ -109,9 +109,9 @@ def test_what_a_form_can_send_needs_the_token(port: Port) -> None:
         "authorization: Bearer x",
         "authorization:",
     ):
-        assert port.ask("POST", "/v1/shutdown", given, body="{}", token=False) == 403, given
-    assert port.ask("GET", f"/v1/status?token={port.token}&access_token={port.token}", token=False) == 403
-    assert port.ask("OPTIONS", "/v1/shutdown", "origin: http://localhost:1", "access-control-request-method: POST", token=False) == 403
+        assert port.ask("POST", "/v1/shutdown", given, body="{}", token=False) == 401, given
+    assert port.ask("GET", f"/v1/status?token={port.token}&access_token={port.token}", token=False) == 401
+    assert port.ask("OPTIONS", "/v1/shutdown", "origin: http://localhost:1", "access-control-request-method: POST", token=False) == 401
     answer = port.raw(
         f"OPTIONS /v1/shutdown HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {port.token}\r\n\r\n".encode()
     )
@@ -121,7 +121,7 @@ def test_what_a_form_can_send_needs_the_token(port: Port) -> None:
 
 def test_a_peer_address_cannot_be_claimed(port: Port) -> None:
     for name in ("x-forwarded-for", "x-real-ip", "forwarded", "x-remote-user", "remote-user"):
-        assert port.ask("GET", "/v1/status", f"{name}: uid:0", token=False) == 403
+        assert port.ask("GET", "/v1/status", f"{name}: uid:0", token=False) == 401
 
 
 def test_get_changes_nothing(port: Port) -> None:

@@ -573,12 +573,11 @@ async def test_pip_of_a_workspace_is_not_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["/clear", "/compact x", "!ls", "@/etc/passwd", "x\n/clear", "\u2028/clear", "$x", "\t/clear"])
 def test_what_others_write_is_no_command(sender: str, text: str) -> None:
     from aegis.core.envelopes import Envelope
-    from aegis.services.agents.turns import _framed
+    from aegis.services.mail.headers import framed
 
     user = {"name": "]: \n/clear"} if sender.startswith("person") else None
-    framed = _framed(Envelope(id="m", instance="i", session="host:default", sender=sender, text=text, user=user), named=False)
-    lines = framed.splitlines()
-    assert lines[0].startswith("[")
+    lines = framed(Envelope(id="m", instance="i", session="host:default", sender=sender, text=text, user=user), named=False).splitlines()
+    assert lines[0].startswith("[" if user else "> from instance:inst_1")
     assert not any(line.startswith(("/", "!", "@", "$")) for line in lines)
 
 

@@ -77,7 +77,7 @@ def test_one_place_makes_the_environment_of_a_sandbox() -> None:
 
 EXPECTED = {
     "AEGIS_DAEMON", "AEGIS_EXEC", "AEGIS_EXEC_ID", "AEGIS_HANDLE", "AEGIS_HOME_ID", "AEGIS_INSTANCE", "AEGIS_LIB",
-    "AEGIS_MODEL_URL", "AEGIS_PYTHON", "HOME", "LANG", "PATH", "TMPDIR",
+    "AEGIS_MCP_TOKEN", "AEGIS_MCP_URL", "AEGIS_MODEL_URL", "AEGIS_PYTHON", "HOME", "LANG", "PATH", "TMPDIR",
 }  # fmt: skip
 #: What shells add by themselves, and what the calls of the agent's tools are marked with.
 SHELLS = {"PWD", "OLDPWD", "SHLVL", "_", "AEGIS_CALL", "TZ", "LC_CTYPE"}

@@ -51,7 +51,7 @@ def test_a_life_from_start_to_delete(daemon: Program, start: Start) -> None:
     again = daemon("instance", "start", "--name", "a")
     assert "started again a" in again.stdout
     assert daemon.json("instance", "info", "a")["id"] == item["id"]
-    assert daemon.json("instance", "delete", "a") == {"handle": "a", "status": "deleted"}
+    assert daemon.json("instance", "delete", "a") == {"handle": "a", "status": "deleted", "also": []}
     assert daemon.lines("ls") == []
 
 

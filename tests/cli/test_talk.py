@@ -67,9 +67,10 @@ def test_sessions_are_apart(echo: Program) -> None:
 
 def test_mail_shows_how_far_each_came(echo: Program) -> None:
     ident = echo.json("send", "echo", "hello", "--wait")["message_id"]
-    [item] = echo.lines("mail", "echo")
+    [item] = echo.lines("inbox", "list", "echo")
     assert (item["id"], item["state"]) == (ident, "acknowledged")
-    assert "acknowledged" in echo("mail", "echo").stdout
+    assert "acknowledged" in echo("inbox", "list", "echo").stdout
+    assert "acknowledged +" in echo("send", "echo", "again", "--wait").stderr
 
 
 def test_a_message_may_not_be_waited_for_too_long(script: Program) -> None:

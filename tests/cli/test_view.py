@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -422,3 +423,40 @@ def test_times_of_every_form_are_read(value: str | float) -> None:
 )
 def test_what_an_instance_is_about(item: Any, shown: str) -> None:
     assert render.activity(item)[0] == shown
+
+
+def test_what_a_person_is_told_is_a_line_of_its_own(show: Show) -> None:
+    event = ev("attention.raised", kind="needs-you", handle="a", text="a asks leave: \x1b[31mmake\x07")
+    assert show(event) == "· a asks leave: make\n"
+    assert show(event, whole=True) == "", "what is past rings nobody"
+    assert show(event, here=True) == "", "he is asked here"
+    assert show(ev("attention.raised", kind="stuck", handle="a", text="a seems stuck"), here=True) == "· a seems stuck\n"
+    assert show(ev("attention.raised", kind="failed", handle="", text="no bus", instance="", session=""), name=lambda _: "the home") != ""
+
+
+def test_an_agent_that_seems_stuck_is_named(show: Show) -> None:
+    assert show(ev("turn.stuck", reason="the same call again and again", tool="Bash", count=8)) == (
+        "⚠ it seems stuck: the same call again and again: Bash, 8 times\n"
+    )
+    assert show(ev("turn.stuck", reason="no sign of life", seconds=300.0)) == "⚠ it seems stuck: nothing was heard of it for 5 min\n"
+
+
+def test_the_bell_rings_on_a_terminal_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, write_through=True))
+    output = Output()
+    output.bell()
+    assert buffer.getvalue() == b""
+    output._out_tty = True
+    view = View(output)
+    old = ev("attention.raised", kind="done", handle="a", text="a is done")
+    view.show(old)
+    output.flush()
+    assert buffer.getvalue().count(b"\a") == 0, "that was long ago"
+    view.show({**ev("attention.raised", kind="done", handle="a", text="a is done", bell=False), "ts": time.time()})
+    output.flush()
+    assert buffer.getvalue().count(b"\a") == 0, "not wanted"
+    for _ in range(3):
+        view.show({**old, "ts": time.time()})
+    output.flush()
+    assert buffer.getvalue().count(b"\a") == 1

@@ -24,6 +24,7 @@ agents:
     approvals: ask
     auth: login
     egress: ["api.example.com:443", packages]
+    tools: [core, children, core]
     mcp:
       bus: {url: "http://127.0.0.1:9/mcp", headers: {Authorization: Bearer x}}
       files: {command: [files-server, --all], env: {A: b}}
@@ -48,7 +49,9 @@ def test_everything_that_can_be_said(config: Config, home: Path) -> None:
         McpServer(name="files", command=["files-server", "--all"], env={"A": "b"}),
     ]
     assert config.load(None).providers["loop"].dialect == "responses"
+    assert agent.tools == ["children", "core"]
     plain = config.agent("agent", None)
+    assert plain.tools == ["core"]
     assert (plain.provider, plain.approvals, plain.auth, plain.egress, plain.mcp) == ("native", "auto", "broker", [], [])
 
 
@@ -67,6 +70,10 @@ def test_an_unknown_provider_is_named_with_its_place_and_the_nearest(config: Con
         ("egress: ['*:443']", "every host"),
         ("egress: a.example:443", "a list"),
         ("mcp: [a]", "a mapping"),
+        ("mcp: {aegis: {command: [x]}}", "Aegis's own"),
+        ("mcp: {Aegis-x: {command: [x]}}", "Aegis's own"),
+        ("tools: [hosts]", "`core` or `children`"),
+        ("tools: core", "a list"),
         ("mcp: {a: {}}", "`command` or `url`"),
         ("mcp: {a: {command: [x], url: 'http://h/'}}", "`command` or `url`"),
         ("mcp: {a: {command: x}}", "a list"),

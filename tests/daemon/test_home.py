@@ -138,8 +138,8 @@ def test_tcp_needs_the_token_and_our_own_name(listening: tuple[RealDaemon, int])
     good = f"Authorization: Bearer {token}"
     assert ask_tcp(port, f"Host: 127.0.0.1:{port}", good) == 200
     assert ask_tcp(port, f"Host: localhost:{port}", good, f"Origin: http://localhost:{port}") == 200
-    assert ask_tcp(port, f"Host: 127.0.0.1:{port}") == 403
-    assert ask_tcp(port, f"Host: 127.0.0.1:{port}", good + "x") == 403
+    assert ask_tcp(port, f"Host: 127.0.0.1:{port}") == 401
+    assert ask_tcp(port, f"Host: 127.0.0.1:{port}", good + "x") == 401
     for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "0.0.0.0", "[::]"):
         assert ask_tcp(port, f"Host: {host}", good) == 403, host
     for origin in ("null", "http://evil.example", f"http://localhost.evil.example:{port}"):

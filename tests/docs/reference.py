@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
+import typing
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from aegis.core.errors import ErrorKind
+from aegis.core.events import FACTS
+from aegis.daemon.http import document as openapi
+from aegis.daemon.http import wire
+from aegis.daemon.http.app import rows
+from aegis.daemon.http.table import Parameter, Row
 from aegis.services.config.keys import KEYS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -50,8 +58,73 @@ def errors() -> str:
     return "\n".join(rows)
 
 
+def operations() -> str:
+    """Every operation of the HTTP API, by noun."""
+    found = []
+    for tag, about in openapi.TAGS.items():
+        chosen = [row for row in rows() if row.tag == tag]
+        found += [f"### {tag.capitalize()}", "", about, "", "| request | what it does | takes | gives |", "|---|---|---|---|"]
+        found += [f"| `{row.method} {row.public_path}` | {row.summary} | {_takes(row)} | {_gives(row)} |" for row in chosen]
+        found.append("")
+    return "\n".join(found).rstrip()
+
+
+def events() -> str:
+    """Every type of event, with what it tells."""
+    table = ["| event | kept | data | meaning |", "|---|---|---|---|"]
+    for kind, fact in FACTS.items():
+        fields = ", ".join(f"`{field.name}`" for field in msgspec.structs.fields(fact))
+        table.append(f"| `{kind}` | {'' if fact.ephemeral else 'yes'} | {fields} | {_first(fact)} |")
+    return "\n".join(table)
+
+
+def frames() -> str:
+    """The frames of the WebSocket, both ways."""
+    table = ["| frame | from | fields | meaning |", "|---|---|---|---|"]
+    for who, kinds in (("you", wire.Asked), ("daemon", wire.Answered)):
+        for kind in typing.get_args(kinds):
+            fields = ", ".join(f"`{field.name}`" + ("" if field.required else "?") for field in msgspec.structs.fields(kind))
+            table.append(f"| `{kind.__struct_config__.tag}` | {who} | {fields} | {_first(kind)} |")
+    return "\n".join(table)
+
+
+def _takes(row: Row) -> str:
+    def shown(parameter: Parameter) -> str:
+        return f"`{parameter.name}`" + ("" if parameter.required else "?")
+
+    query = [shown(parameter) for place, parameter in openapi.parameters(row) if place == "query"]
+    return ", ".join([*query, *([_shape(row.body)] if row.body else []), *(["bytes"] if row.raw else [])])
+
+
+def _gives(row: Row) -> str:
+    if row.socket is not None:
+        return "101, WebSocket"
+    codes = " or ".join(str(status) for status in (row.status, *row.also))
+    streamed = {"application/x-ndjson": "lines", "text/event-stream": "SSE"}
+    how = [*(["JSON"] if row.pages and row.streams else []), *(streamed[media] for media in row.streams)]
+    return f"{codes}, {_shape(row.answer)}" + (f" ({', '.join(how)})" if how else "")
+
+
+def _shape(kind: Any) -> str:
+    if typing.get_origin(kind) is list:
+        return f"list of {_shape(typing.get_args(kind)[0])}"
+    return "an object" if kind is dict else f"`{kind.__name__}`"
+
+
+def _first(kind: type) -> str:
+    """The docstring of a type in one line."""
+    return " ".join((kind.__doc__ or "").split()).replace("|", "\\|")
+
+
 #: Document and marker -> its content.
-GENERATED = {("configuration.md", "keys"): keys, ("configuration.md", "variables"): variables, ("errors.md", "errors"): errors}
+GENERATED = {
+    ("configuration.md", "keys"): keys,
+    ("configuration.md", "variables"): variables,
+    ("errors.md", "errors"): errors,
+    ("http-api.md", "operations"): operations,
+    ("http-api.md", "events"): events,
+    ("http-api.md", "frames"): frames,
+}
 
 
 def rendered(document: str) -> tuple[str, str]:

@@ -12,7 +12,6 @@ from tests.docs.reference import DOCS, GENERATED, rendered
 
 from aegis.client.shapes import FRAME_TYPES
 from aegis.core.events import FACTS, Event
-from aegis.daemon.http.app import routes
 from aegis.daemon.http.frames import FRAME_OF, render
 
 
@@ -28,14 +27,6 @@ def test_the_frames_in_the_documentation_are_those_that_are_sent() -> None:
         frame = render(Event(seq=1, ts=1.0, type=kind, data=msgspec.Raw(data), instance="i", session="host:default"))
         assert frame is not None
         assert set(frame["payload"]) == told[frame_type], frame_type
-
-
-def test_the_routes_in_the_documentation_are_those_that_there_are() -> None:
-    text = (DOCS / "messages.md").read_text()
-    table = text[text.index("<!-- begin routes -->") : text.index("<!-- end routes -->")]
-    told = re.findall(r"^\| `([A-Z]+ \S+)` \| \S", table, re.MULTILINE)
-    there = {f"{method} {route.path.replace(':path}', '}')}" for route in routes() for method in (route.methods or ()) if method != "HEAD"}
-    assert sorted(told) == sorted(there)
 
 
 def _value(kind: Any) -> Any:

@@ -78,6 +78,10 @@ def test_examples_run(example: Path, place: tuple[Path, dict[str, str]], bwrap: 
     if 'permission="read"' in example.read_text() and not bwrap:
         pytest.skip("no sandbox on this machine that could keep an agent from writing")
     work, env = place
+    home = Path(env["AEGIS_HOME"])
+    home.mkdir(mode=0o700)  # no agent program of this machine is run; test_relay.py has pinned ones
+    nowhere = "".join(f"  {name}: {{path: /nowhere}}\n" for name in ("claude-code", "codex", "gemini", "opencode"))
+    (home / "config.yaml").write_text(f"programs:\n{nowhere}")
     done = subprocess.run([sys.executable, str(example)], cwd=work, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

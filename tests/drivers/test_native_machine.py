@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aegis.core.events import Diff, Outcome, Text, TextDelta, Thinking, ThinkingDelta, ToolCall, ToolResult, TurnPresence
-from aegis.drivers import Accepted, Acknowledged, DriverEvent, Finished, Happened, Record
+from aegis.drivers import Accepted, Acknowledged, Asked, DriverEvent, Finished, Happened, Noted, Record
 from aegis.drivers.native import MAX_LINE, Machine
 from aegis.drivers.process import TAIL, Broken
 
@@ -158,3 +158,16 @@ def test_what_a_tool_changed_is_told(name: str, arguments: dict[str, Any], outpu
     [result] = records[1].facts
     assert isinstance(result, ToolResult)
     assert result.diffs == told
+
+
+def test_a_note_for_the_log_and_tools_of_others() -> None:
+    machine = Machine()
+    assert machine.feed(lines({"type": "note", "text": "MCP server `x`: \x1b[2J\nended"})) == [Noted("MCP server `x`: ended")]
+    with pytest.raises(Broken):
+        machine.feed(lines({"type": "note", "text": 7}))
+    call = {"type": "tool_call", "id": "c1", "name": "kit__write", "input": {"n": 1, "to": "", "text": "a\nb"}}
+    message = {"role": "assistant", "content": [call]}
+    [record] = machine.feed(lines({"type": "record", "n": 1, "message": message}))
+    assert record == Record(1, message, [ToolCall("c1", "kit__write", call["input"], title="a b")])
+    [asked] = machine.feed(lines({"type": "ask", "id": "ask_1", "call_id": "c1", "tool": "kit__write", "input": call["input"]}))
+    assert asked == Asked(id="ask_1", call_id="c1", tool="kit__write", input=call["input"], title="a b")

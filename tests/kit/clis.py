@@ -28,13 +28,14 @@ class Pinned(NamedTuple):
 
 PROGRAMS = {
     "claude-code": Pinned("@anthropic-ai/claude-code-linux-x64", "@anthropic-ai/claude-code-linux-x64/claude"),
+    "codex": Pinned("codex-linux-x64", "codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin/codex"),
     "gemini": Pinned("@google/gemini-cli", "@google/gemini-cli/bundle/gemini.js"),
     "opencode": Pinned("opencode-linux-x64", "opencode-linux-x64/bin/opencode"),
 }
 
 
 def cli(name: str) -> Path:
-    """The pinned program of a provider (`claude-code`, `gemini`, `opencode`), ready to be named as `programs.NAME.path`."""
+    """The pinned program of a provider (`claude-code`, `codex`, `gemini`, `opencode`), ready to be named as `programs.NAME.path`."""
     path, missing = _find(os.environ.get("AEGIS_TEST_CLIS", ""), name)
     if path is None:
         _missing(missing)

@@ -12,8 +12,7 @@ from aegis.core.envelopes import MAX_IMAGE, MAX_TEXT, Image
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import Outcome
 from aegis.core.principals import Principal, PrincipalKind
-from aegis.services import mail
-from aegis.services.mail import Draft
+from aegis.services.mail import Draft, model
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -68,7 +67,7 @@ async def test_an_envelope_that_expires_as_it_is_taken_up_has_one_fate(bench: Be
 
 
 async def test_a_box_has_an_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mail, "MAX_WAITING", 3)
+    monkeypatch.setattr(model, "MAX_WAITING", 3)
     instance = await bench.start()
     await bench.house.agents.disable(OWNER, instance)
     for n in range(3):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 #: Program -> what its model is spoken to in, and what stands behind the server's address.
-DIALECTS = {"claude-code": ("anthropic", ""), "gemini": ("gemini", ""), "opencode": ("openai", "/v1")}
+DIALECTS = {"claude-code": ("anthropic", ""), "codex": ("responses", "/v1"), "gemini": ("gemini", ""), "opencode": ("openai", "/v1")}
 Event = dict[str, Any]
 
 

@@ -1,4 +1,5 @@
-"""A program that speaks as Claude Code does, or, called with `acp`, the Agent Client Protocol; and that goes wrong as it is told to.
+"""A program that goes wrong as it is told to. It speaks as Claude Code does; called with `app-server`, as Codex does; called with `acp`,
+the Agent Client Protocol.
 
 It is installed as a file of its own with `VERSION` and `START` filled in (see `tests/programs/faking.py`). `START` is what goes wrong
 when it starts. A message is words: `say:TEXT` says it; `die:STAGE` ends it with exit 7 at a stage of the turn; the others are below.
@@ -18,6 +19,7 @@ from typing import Any, NoReturn
 VERSION = "9.9.9"
 START = ""
 ACP = "acp" in sys.argv[1:]
+CODEX = "app-server" in sys.argv[1:]
 STORE = Path(os.environ.get("HOME", "/")) / "fake-sessions"
 
 
@@ -220,6 +222,64 @@ class Acp(Speech):
         self.result(self.prompt, stopReason="end_turn")
 
 
+class Codex(Speech):
+    """The app-server."""
+
+    def frame(self, frame: dict[str, Any]) -> None:
+        method, ident, params = frame.get("method"), frame.get("id"), frame.get("params", {})
+        if method == "thread/start":
+            if START == "login":
+                sys.exit("Not logged in: run `codex login`")
+            self.session = f"s-{os.getpid()}-{time.time_ns()}"
+            self.result(ident, thread={"id": self.session, "cliVersion": VERSION})
+        elif method == "thread/resume":
+            self.session = params["threadId"]
+            if self.place.exists():
+                self.result(ident, thread={"id": self.session, "cliVersion": VERSION})
+            else:
+                write({"id": ident, "error": {"code": -32600, "message": f"no rollout found for thread id {self.session}"}})
+        elif method == "thread/turns/list":
+            items = [{"type": "userMessage", "clientId": line} for line in self.place.read_text().splitlines()]
+            self.result(ident, data=[{"id": "t", "status": "interrupted", "items": items}])
+        elif method == "turn/start":
+            self.turn_id = f"t-{ident}"
+            self.result(ident, turn={"id": self.turn_id})
+            self.turn(params.get("clientUserMessageId", ""), " ".join(part.get("text", "") for part in params["input"]))
+        elif ident is not None and method is not None:
+            self.result(ident)
+
+    @property
+    def place(self) -> Path:
+        STORE.mkdir(exist_ok=True)
+        return STORE / self.session
+
+    def result(self, ident: Any, **result: Any) -> None:
+        write({"id": ident, "result": result})
+
+    def tell(self, method: str, **params: Any) -> None:
+        write({"method": method, "params": {"threadId": self.session, "turnId": self.turn_id, **params}})
+
+    def taken(self, name: str, text: str) -> None:
+        with self.place.open("a") as file:
+            file.write(name + "\n")
+        self.tell("item/completed", item={"type": "userMessage", "id": "u", "clientId": name, "content": []})
+
+    def text(self, text: str) -> None:
+        self.tell("item/agentMessage/delta", itemId="m", delta=text[:100])
+        self.tell("item/completed", item={"type": "agentMessage", "id": "m", "text": text})
+
+    def call(self) -> None:
+        change = {"path": "/workspace/x", "kind": {"type": "add"}, "diff": "x"}
+        self.tell("item/started", item={"type": "fileChange", "id": "f", "status": "inProgress", "changes": [change]})
+
+    def ask(self) -> None:
+        params = {"threadId": self.session, "turnId": self.turn_id, "itemId": "f"}
+        write({"id": "ask-1", "method": "item/fileChange/requestApproval", "params": params})
+
+    def end(self) -> None:
+        self.tell("turn/completed", turn={"id": self.turn_id, "status": "completed", "items": []})
+
+
 def argument(name: str) -> str:
     for number, word in enumerate(sys.argv):
         if word == name:
@@ -233,12 +293,14 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(VERSION)
         return
-    speech = Acp() if ACP else Claude()
+    if sys.argv[1:2] == ["debug"]:
+        return
+    speech = Acp() if ACP else Codex() if CODEX else Claude()
     if START == "crash":
         die()
     if START == "root":
         sys.exit("--dangerously-skip-permissions cannot be used with root/sudo privileges for security reasons")
-    if START == "login" and not ACP:
+    if START == "login" and not ACP and not CODEX:
         sys.exit("Invalid API key · Please run /login")
     if START == "mute":
         forever()

@@ -1,4 +1,4 @@
-"""Installing the fake program: as Claude Code by its path in the configuration, or as an agent of a person's own data file."""
+"""Installing the fake program: as Claude Code or Codex by its path in the configuration, or as an agent of a person's own data file."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ install = "install-my-agent"
 [login]
 hint = "my-agent login"
 """
-#: What the two are called in errors.
-TITLES = {"claude-code": "Claude Code", "mine": "My agent"}
+#: What is older does not work, where that is not below 2.0.0.
+OLDEST = {"codex": "0.160.0"}
+#: What they are called in errors.
+TITLES = {"claude-code": "Claude Code", "codex": "Codex", "mine": "My agent"}
 
 
 class Faked:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.conftest import RealDaemon
 from tests.programs.conftest import Lab, finished, only
-from tests.programs.faking import TITLES, Faked, install
+from tests.programs.faking import OLDEST, TITLES, Faked, install
 
 from aegis.core.errors import AegisError, ErrorKind
 
@@ -84,12 +84,12 @@ def test_a_missing_program(faked: Faked) -> None:
 
 
 def test_an_old_program(faked: Faked) -> None:
-    faked.install(version="1.0.3")
+    faked.install(version="0.1.3")
     with pytest.raises(AegisError) as caught:
         start(faked)
     assert caught.value.kind is ErrorKind.UNAVAILABLE
-    assert "is version 1.0.3" in caught.value.message
-    assert "2.0.0 or newer" in caught.value.message
+    assert "is version 0.1.3" in caught.value.message
+    assert f"{OLDEST.get(faked.lab.program, '2.0.0')} or newer" in caught.value.message
     assert "install" in caught.value.hint
     faked.install()
     start(faked)

@@ -82,6 +82,11 @@ def test_hooks_of_the_repository(lab: Lab, outside: Path) -> None:
         path.write_text(
             json.dumps({"hooks": {event: [hook] for event in ("SessionStart", "UserPromptSubmit", "BeforeAgent", "PreToolUse")}})
         )
+    hooks = lab.workspace / ".codex" / "hooks.json"
+    hooks.parent.mkdir()
+    hooks.write_text(
+        json.dumps({"hooks": {event: [{"hooks": hook["hooks"]}] for event in ("SessionStart", "UserPromptSubmit", "PreToolUse")}})
+    )
     plugin = lab.workspace / ".opencode" / "plugin" / "canary.js"
     plugin.parent.mkdir(parents=True)
     plugin.write_text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_the_daemon_is_killed(lab: Lab, moment: str) -> None:
 
 def pid_of(lab: Lab) -> int:
     """The program's process, on the host."""
-    names = {"claude-code": b"/claude\x00", "gemini": b"gemini.js\x00", "opencode": b"/opencode\x00acp"}
+    names = {"claude-code": b"/claude\x00", "gemini": b"gemini.js\x00", "opencode": b"/opencode\x00acp", "codex": b"/codex\x00app-server"}
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -109,14 +110,15 @@ def test_the_program_is_killed_while_a_person_is_asked(lab: Lab) -> None:
 
 def test_the_daemon_is_stopped_while_a_program_works(lab: Lab) -> None:
     lab.start()
-    receipt = lab.send('[[call bash {"command": "setsid sleep 2981 & sleep 2982"}]] [[say done]]')
+    mark = str(random.randrange(100_000, 900_000))  # nobody else's
+    receipt = lab.send('[[call bash {"command": "setsid sleep 1MARK & sleep 2MARK"}]] [[say done]]'.replace("MARK", mark))
     lab.until(receipt, lambda event: event["type"] == "turn.tool.call")
-    lab.inside('until grep -q "[s]leep.2982" /proc/[0-9]*/cmdline 2>/dev/null; do sleep 0.02; done')
+    lab.inside(f'until grep -q "[s]leep.2{mark}" /proc/[0-9]*/cmdline 2>/dev/null; do sleep 0.02; done')
     pid = pid_of(lab)
     lab.real.down()
     wait_gone(pid)
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            assert b"sleep\x00298" not in path.read_bytes(), path
+            assert mark.encode() not in path.read_bytes(), path
     lab.real.up()
     lab.client.mail.cancel("a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from pathlib import Path
 
 import pytest
@@ -217,18 +218,20 @@ def test_a_fork_knows_what_was_before(lab: Lab) -> None:
 
 def test_nothing_is_left(lab: Lab) -> None:
     info = lab.start()
-    lab.ask('[[call bash {"command": "setsid sleep 298 > /dev/null 2>&1 < /dev/null & echo ok"}]] [[say done]]')
+    seconds = str(random.randrange(100_000, 900_000))  # nobody else's
+    lab.ask(
+        '[[call bash {"command": "setsid sleep SECONDS > /dev/null 2>&1 < /dev/null & echo ok"}]] [[say done]]'.replace("SECONDS", seconds)
+    )
     lab.client.instances.delete("a")
-    assert not any(b"sleep\x00298" in path.read_bytes() for path in _cmdlines())
+    assert not any(f"sleep\0{seconds}".encode() in line for line in _cmdlines())
     assert not (lab.real.home / "instances" / info["id"]).exists()
 
 
-def _cmdlines() -> list[Path]:
+def _cmdlines() -> list[bytes]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            path.read_bytes()
-            found.append(path)
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found.append(path.read_bytes())
     return found
 
 
@@ -255,7 +258,7 @@ def test_a_usage_limit_is_a_wait(lab: Lab) -> None:
 
 def test_a_recorded_run_is_played_again(lab: Lab, tmp_path: Path) -> None:
     tape = tmp_path / "tape.jsonl"
-    text = '[[call write {"path": "/workspace/a.txt", "content": "hello"}]] [[slow 5 1]] [[say done]]'
+    text = '[[call write {"path": "/workspace/a.txt", "content": "hello\\n"}]] [[slow 5 1]] [[say done]]'
     lab.start("a", record=str(tape))
     recorded = lab.ask(text, "a")
     lab.client.instances.delete("a")
@@ -264,7 +267,7 @@ def test_a_recorded_run_is_played_again(lab: Lab, tmp_path: Path) -> None:
     lab.start("b", replay=str(tape))
     replayed = lab.ask(text, "b")
     assert len(lab.server.requests) == calls, "a replayed run called the model"
-    assert (lab.workspace / "a.txt").read_text() == "hello"
+    assert (lab.workspace / "a.txt").read_text() == "hello\n"
     kinds = ("turn.text", "turn.tool.call", "turn.tool.result", "turn.finished")
     assert [e["type"] for e in replayed if e["type"] in kinds] == [e["type"] for e in recorded if e["type"] in kinds]
     assert [d["text"] for d in only(replayed, "turn.text")] == [d["text"] for d in only(recorded, "turn.text")]

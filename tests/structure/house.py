@@ -56,6 +56,7 @@ SPAWN_SITES = frozenset(
         "cli/demo.py",  # git, for the demo's repository
         "client/launch.py",  # the daemon
         "drivers/programs.py",  # an agent program of others, to ask for its version
+        "guest/agent/mcp/stdio.py",  # the MCP servers that the native agent uses, inside the sandbox
         "guest/agent/tools/children.py",  # the native agent's tools, inside the sandbox
         "guest/agent/tools/shell.py",
         "guest/fork.py",  # the agent, in a copy of the guest
@@ -65,6 +66,7 @@ SPAWN_SITES = frozenset(
         "sandboxes/bwrap/stage.py",
         "sandboxes/conformance/life.py",  # processes that the suite must see die
         "sandboxes/process.py",
+        "services/attention/channels.py",  # notify-send, and the person's own command
         "services/egress/packages.py",  # pip and npm, to ask which indexes they are set to use
     }
 )
@@ -72,6 +74,7 @@ SPAWN_SITES = frozenset(
 ENVIRONMENT_READERS = frozenset(
     {
         "cli/demo.py",  # a model's key, when asked to use a real model
+        "cli/hosts/programs.py",  # where agent programs of others keep their configuration
         "cli/main.py",  # completion, AEGIS_DEBUG
         "cli/output.py",  # NO_COLOR, TERM
         "client/launch.py",  # AEGIS_HOME; what the daemon inherits
@@ -79,8 +82,10 @@ ENVIRONMENT_READERS = frozenset(
         "daemon/__main__.py",  # AEGIS_HOME
         "daemon/wiring.py",  # AEGIS_..., handed to the configuration
         "guest/agent/main.py",
+        "guest/agent/mcp/stdio.py",
         "guest/agent/tools/shell.py",
         "guest/fork.py",  # puts the program's own in its place
+        "guest/mcp.py",  # where the server is
         "guest/supervisor.py",
         "sandboxes/conformance/basics.py",  # to look for it inside
         "sandboxes/conformance/life.py",

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-HEAVY = ("mcp", "acp", "textual", "grpc", "httpx", "uvicorn", "starlette", "uvloop", "httptools", "cryptography", "ruamel", "pydantic")
+HEAVY = (
+    "mcp", "acp", "textual", "grpc", "httpx", "uvicorn", "starlette", "uvloop", "httptools", "cryptography", "ruamel", "pydantic",
+    "websockets",
+)  # fmt: skip
 
 #: A statement and what must not be loaded after it.
 CASES = {
@@ -21,6 +24,7 @@ CASES = {
         (*HEAVY, "asyncio", "sqlite3", "aegis.daemon", "aegis.services", "aegis.store"),
     ),
     "the guest": ("import aegis.guest.supervisor", (*HEAVY, "msgspec", "click", "sqlite3", "aegis.core", "aegis.store", "aegis.services")),
+    "the HTTP API": ("import aegis.daemon.http", ("websockets", "mcp", "textual", "ruamel")),
     "the configuration": ("import aegis.services.config", ("ruamel", "httpx", "uvicorn", "starlette", "click", "aegis.daemon")),
 }
 

@@ -168,7 +168,7 @@ def ask_here(out: Output, daemon: Client, ident: str) -> None:
         bell: int | None = None
         with suppress(AegisError):  # then there is nobody to tell of answers from elsewhere, nor to take ours: it is started again for that
             head = int(daemon.status()["head"])
-            bell = stack.enter_context(daemon.follow_events(head, types=("approval.decided",))).fileno()
+            bell = stack.enter_context(daemon.follow_events(head, types=("approval.decided", "attention.raised"))).fileno()
             item = daemon.approvals.get(ident)
             if item["state"] != "pending":
                 return

@@ -235,6 +235,17 @@ def limited(until: float | None) -> str:
     return f"until {found:%H:%M}" if today else f"until {found:%a %H:%M}"
 
 
+#: The colours of what a person is told.
+NOTICES: Final = {"needs-you": "alert", "stuck": "yellow", "failed": "red", "limited": "yellow", "done": "green"}
+
+
+def stuck(data: Mapping[str, Any]) -> str:
+    """Why an agent seems stuck."""
+    if data.get("seconds"):
+        return f"nothing was heard of it for {data['seconds'] / 60:.0f} min"
+    return one_line(f"{data['reason']}: {data['tool']}, {data.get('count')} times" if data.get("tool") else str(data["reason"]), 200)
+
+
 def short_id(ident: str) -> str:
     """The end of an id, which is random, as people type it."""
     return ident[-6:]

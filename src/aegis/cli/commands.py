@@ -69,6 +69,14 @@ APPROVALS = Table(
         "reject": Row("approvals", "reject", "Say no to what agents ask leave for."),
     },
 )
+ATTENTION = Table(
+    "attention",
+    "What you are told: that an agent needs you, is done, failed, is stuck.",
+    {
+        "list": Row("attention", "list_", "List what you were told."),
+        "test": Row("attention", "test", "Try how you would be told."),
+    },
+)
 SESSION = Table(
     "session",
     "Conversations of an instance: what each runs with, and copies.",
@@ -76,6 +84,25 @@ SESSION = Table(
         "list": Row("session", "list_", "List the conversations of an instance."),
         "set": Row("session", "set_", "Change what a conversation runs with."),
         "fork": Row("session", "fork", "Begin a conversation as a copy of another."),
+    },
+)
+MCP = Table(
+    "mcp",
+    "Aegis for your own agent programs, as an MCP server.",
+    {
+        "install": Row("mcp", "install", "Tell your agent programs of Aegis."),
+        "uninstall": Row("mcp", "uninstall", "Take Aegis out of your agent programs again."),
+        "serve": Row("mcp", "serve", "Be an MCP server on standard input and output."),
+    },
+)
+INBOX = Table(
+    "inbox",
+    "Mailboxes: messages, how far each came, dead letters.",
+    {
+        "list": Row("inbox", "list_", "List messages to an agent, or to all, and how far each came."),
+        "show": Row("inbox", "show", "Show one message and what became of it."),
+        "retry": Row("inbox", "retry", "Put a dead letter back."),
+        "drop": Row("inbox", "drop", "End a message that waits."),
     },
 )
 AUDIT = Table("audit", "The record of what was allowed and done.", {"list": Row("watch", "audit_list", "List the records.")})
@@ -93,16 +120,18 @@ ROOT = Table(
         "completion": Row("completion", "completion", "Print the completion script of a shell.", _BEGIN),
         "chat": Row("chat", "chat", "Talk with an agent, line by line.", _TALK),
         "send": Row("talk", "send", "Send a message.", _TALK),
+        "handoff": Row("inbox", "handoff", "Hand work over to an agent.", _TALK),
         "cancel": Row("talk", "cancel", "Cut the turn that runs.", _TALK),
         "read": Row("talk", "read", "Read what came back.", _TALK),
         "transcript": Row("talk", "transcript", "Show a whole conversation.", _TALK),
-        "mail": Row("talk", "mail", "Show the messages to an agent and how far each came.", _TALK),
         "watch": Row("watching", "watch", "Watch agents at work.", _WATCH),
         "ls": Row("instance", "show_list", "List the instances.", _WATCH),
+        "tree": Row("tree", "tree", "Show who spawned whom, with state and cost.", _WATCH),
         "ps": Row("watch", "ps", "Show what each instance uses.", _WATCH),
         "stats": Row("stats", "stats", "Show what agents used: tokens, money, tools, time.", _WATCH),
         "logs": Row("watch", "logs", "Show what the programs of an instance wrote.", _WATCH),
         "events": Row("watch", "events", "Show what happened.", _WATCH),
+        "acp": Row("acp", "acp", "Be an agent for an editor, on standard input and output.", _TALK),
         "exec": Row("execute", "exec_", "Run a command in an instance.", _RUN),
         "run": Row("execute", "run", "Run a command in a sandbox made for it.", _RUN),
         "up": Row("daemon", "up", "Start the daemon.", _DAEMON),
@@ -115,11 +144,14 @@ ROOT = Table(
         "agent": AGENT,
         "instance": INSTANCE,
         "session": SESSION,
+        "inbox": INBOX,
         "approvals": APPROVALS,
+        "attention": ATTENTION,
         "egress": EGRESS,
         "secret": SECRET,
         "config": CONFIG,
         "audit": AUDIT,
+        "mcp": MCP,
     },
 )
 

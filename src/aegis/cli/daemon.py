@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from aegis.cli import returning
 from aegis.cli.options import complete_sandbox
 from aegis.cli.output import Output, Piece
 from aegis.cli.reach import client, running_client
@@ -22,25 +23,37 @@ _DOWN_SECONDS = 60.0
 
 @click.command(cls=Verb)
 @click.option("--listen", metavar="HOST:PORT", help="Listen on a TCP address, too. Anyone who reaches it must bring a token.")
+@click.option("--clean", is_flag=True, help="Set nothing going: put every instance aside, until you start it by its name.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask, with --clean.")
 @click.pass_obj
-def up(out: Output, listen: str | None) -> None:
+def up(out: Output, listen: str | None, clean: bool, yes: bool) -> None:
     """Start the daemon.
 
-    Returns when it is ready; does nothing when it already runs. Every verb that needs the daemon starts it by itself, so this
-    is only for starting it early or with an address.
+    Returns when it is ready, and says what came back: every instance with its conversations, its mail and its workspace, asleep until it
+    is needed. A turn that was cut short goes on, and waiting mail is dealt with, a few instances at a time. What cannot be started says
+    why. Does nothing when the daemon already runs. Every verb that needs the daemon starts it by itself.
+
+    With --clean nothing goes on: every instance is disabled. Nothing is deleted, and what waits for it goes on waiting.
+    `aegis instance start --name HANDLE` takes one back into use.
 
     \b
     Examples:
       aegis up
+      aegis up --clean
       AEGIS_HOME=/srv/aegis aegis up
     """
     home = launch.home()
-    started = launch.ensure_daemon(home, listen=listen).started
-    told = Client(launch.socket_path(home)).status()
+    if clean:
+        _agree(out, home, yes)
+    started = launch.ensure_daemon(home, listen=listen, clean=clean).started
+    if clean and not started:
+        raise AegisError(ErrorKind.CONFLICT, "the daemon already runs, so nothing was put aside", "`aegis down`, then `aegis up --clean`")
+    told = Client(launch.socket_path(home)).status(timeout=60.0, restored=started)
     out.data({**told, "started": started})
     word = "started" if started else "already runs"
     out.say(("aegisd ", "bold"), f"{told['version']} ", (word, "green"), f" (pid {told['pid']}, home {home})")
     _versions(out, told)
+    returning.show(out, told)
     if listen and not started:
         out.warn(f"it already ran, so --listen {listen} had no effect; `aegis down` first")
 
@@ -102,6 +115,8 @@ def status(out: Output) -> int:
         ("instances", counts),
         ("sandbox", str(told.get("backend"))),
     ]
+    if told.get("hindered"):
+        rows.append(("cannot start", (f"{told['hindered']}; `aegis doctor` says why", "yellow")))
     if told.get("listen"):
         rows.append(("listens on", ", ".join(map(str, told["listen"]))))
     out.pairs(rows, "  ")
@@ -129,7 +144,7 @@ def doctor(out: Output, sandbox: str | None, store: bool) -> int:
         out.say((f"trying to break out of `{sandbox}` in every known way; this takes some ten seconds", "dim"))
     told = daemon.doctor(sandbox=sandbox, store=store)
     out.data(told)
-    for key in ("checks", "sandboxes", "programs", "models", "conformance"):
+    for key in ("checks", "sandboxes", "programs", "models", "instances", "conformance"):
         if told.get(key):
             out.say((key.capitalize(), "bold"))
             for check in told[key]:
@@ -174,6 +189,16 @@ def serve(out: Output, listen: str | None) -> None:
     launch.socket_path(launch.home())
     out.flush()
     os.execve(argv[0], argv, launch.daemon_environment())
+
+
+def _agree(out: Output, home: Path, yes: bool) -> None:
+    """Return when every instance may be put aside: asks a person who sits at a terminal. Raises CONFLICT when the daemon runs, DENIED."""
+    if launch.answers(launch.socket_path(home)):
+        raise AegisError(ErrorKind.CONFLICT, "the daemon already runs, so nothing was put aside", "`aegis down`, then `aegis up --clean`")
+    if out.interactive and not yes:
+        out.say(f"every instance of {home} is put aside: disabled, until you start it by its name; nothing is deleted")
+        if not out.ask("Go on?"):
+            raise AegisError(ErrorKind.DENIED, "nothing was started", "`aegis up` without --clean brings everything back")
 
 
 def _check(out: Output, check: dict[str, Any]) -> None:

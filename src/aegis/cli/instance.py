@@ -95,7 +95,7 @@ def agent_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--provider",
             metavar="PROGRAM",
             shell_complete=complete_provider,
-            help="The program that is the agent: `native`, `claude-code`, `gemini`, `opencode`.",
+            help="The program that is the agent: `native`, `claude-code`, `codex`, `gemini`, `opencode`.",
         ),
         click.option("--effort", metavar="WORD", help="How hard the model is to think, in the program's own words."),
         click.option("--mode", metavar="MODE", help="The program's own mode to start in."),
@@ -288,7 +288,8 @@ def _each(out: Output, handles: tuple[str, ...], act: Callable[[str], InstanceIn
             code = code or exc.exit_code
             continue
         out.data(item)
-        out.say((f"{done} ", "green"), (handle, "bold"))
+        also = cast("dict[str, Any]", item).get("also")
+        out.say((f"{done} ", "green"), (handle, "bold"), f", and with it {', '.join(also)}" if also else "")
     return code
 
 
@@ -336,7 +337,7 @@ def restart(out: Output, handles: tuple[str, ...]) -> int:
 def disable(out: Output, handles: tuple[str, ...]) -> int:
     """Stop instances and keep messages from waking them.
 
-    `aegis instance start --name HANDLE` takes one into use again.
+    All that they spawned is disabled with them. `aegis instance start --name HANDLE` takes one into use again.
     """
     return _action("disable", "disabled")(out, handles)
 
@@ -347,12 +348,13 @@ def disable(out: Output, handles: tuple[str, ...]) -> int:
 def delete(out: Output, handles: tuple[str, ...]) -> int:
     """Stop instances and forget all they kept.
 
-    Their conversations and private workspaces are gone; a workspace of your own stays as it is.
+    Their conversations and private workspaces are gone; a workspace of your own stays as it is. All that they spawned goes with them
+    (`aegis tree HANDLE` shows it).
     """
     daemon = client()
 
     def act(handle: str) -> dict[str, Any]:
-        daemon.instances.delete(handle)
-        return {"handle": handle, "status": "deleted"}
+        also = daemon.instances.delete(handle)
+        return {"handle": handle, "status": "deleted", "also": also}
 
     return _each(out, handles, act, "deleted")

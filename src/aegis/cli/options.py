@@ -27,7 +27,7 @@ else:  # older releases of click have no type argument
 
 #: Kinds of sandbox and providers of agents, for completion, what an agent may do, and the states of an instance.
 SANDBOXES = ("bwrap", "process")
-PROVIDERS = ("native", "claude-code", "gemini", "opencode")
+PROVIDERS = ("native", "claude-code", "codex", "gemini", "opencode")
 PERMISSIONS = ("read", "write", "full")
 STATES = ("created", "starting", "running", "paused", "stopped", "failed")
 _UNITS = {"": 1, "k": 1 / 1024, "m": 1, "g": 1024, "t": 1024**2}
@@ -76,6 +76,11 @@ def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 def complete_approval(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The ends of the ids of what waits for a person that begin so."""
     return _told(lambda daemon: [(item["id"][-6:], f"{item['handle']}: {item['tool']}") for item in daemon.approvals.list()], incomplete)
+
+
+def complete_message(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The ends of the ids of the newest messages that begin so."""
+    return _told(lambda daemon: [(item["id"][-6:], f"{item['handle']}: {item['text'][:60]}") for item in daemon.mail.all()], incomplete)
 
 
 def complete_sandbox(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -212,6 +217,21 @@ class MountType(_Type):
         if not os.path.exists(source):
             self.fail(f"there is no {source} to mount", param, ctx)
         return MountSpec(source=source, target=rest[0] if rest else source, writable=writable)
+
+
+class Span(_Type):
+    """A span of time, `90s`, `10m`, `2h`, `1d`, or seconds; becomes seconds."""
+
+    name = "span"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
+        seconds = float(match[1]) * _SPANS[match[2] or "s"] if match else 0.0
+        if not 0 < seconds < float("inf"):
+            self.fail(f"{value!r} is not a span of time over zero; write `90s`, `10m`, `2h` or `1d`", param, ctx)
+        return seconds
 
 
 class PointInTime(_Type):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import IO, TYPE_CHECKING, Any
 
 from aegis.cli.flow import columns
@@ -24,6 +25,7 @@ Piece = str | tuple[str, str]
 _STYLES = {"bold": "1", "alert": "1;33", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 _STATES = {"running": "green", "starting": "cyan", "created": "cyan", "paused": "yellow", "stopped": "dim", "failed": "red"}
 _CELL = 1000
+_RING = 3.0  # seconds from one ring of the bell to the next
 _NARROW = 10  # columns that a cut cell keeps at least
 
 
@@ -43,6 +45,7 @@ class Output:
         self._out_tty = _is_tty(sys.stdout)
         self._err_tty = _is_tty(sys.stderr)
         self._moves = self._out_tty and os.environ.get("TERM") != "dumb"
+        self._rang = float("-inf")
         self._passing = False  # the line that the cursor is on is a passing one
         self.live = self._out_tty
 
@@ -65,6 +68,13 @@ class Output:
         """Part of a line for people, shown at once."""
         if not self.json:
             self._write(self._line([(text, style)], self._out_tty))
+            self._out.flush()
+
+    def bell(self) -> None:
+        """Ring, at most once in a while; on a terminal alone."""
+        if self._out_tty and not self.json and (now := time.monotonic()) - self._rang >= _RING:
+            self._rang = now
+            self._out.write(b"\a")
             self._out.flush()
 
     def passing(self, text: str) -> None:
@@ -154,7 +164,7 @@ class Output:
         """A line from a person at the terminal, empty at the end of input; None when the question is over before there is one.
 
         What was typed before the question was shown is no answer to it, and is dropped. `bell` is a descriptor that can be read when
-        something has happened, upon which `over` is asked; what it says by itself does not matter.
+        something has happened, upon which `over` is asked; of what it says only that a person is told something, for which it rings.
         """
         import select
         import termios
@@ -165,8 +175,11 @@ class Output:
             ready, _, _ = select.select([0] if bell is None else [0, bell], [], [])
             if 0 in ready:
                 return os.read(0, 4096).decode("utf-8", "replace").strip()
-            if bell is not None and not os.read(bell, 65536):
+            said = os.read(bell, 65536) if bell is not None else b""
+            if not said:
                 bell = None  # whoever would ring is gone
+            if b'"attention.raised"' in said and b'"bell":false' not in said:
+                self.bell()
             if over():
                 termios.tcflush(0, termios.TCIFLUSH)
                 self.say()

@@ -76,6 +76,10 @@ def activity(item: InstanceInfo) -> Piece:
     """What an instance is about, in a word or two: how many requests wait for a person, until when a limit lasts."""
     word = item.get("activity") or "-"
     style = _ACTIVITIES.get(word, "")
+    if not item.get("enabled", True):
+        return "disabled", "dim"
+    if item.get("activity_note"):
+        return f"{word} ({'stuck' if word in ('working', 'unknown', 'needs-you') else 'cannot start'})", "alert"
     if word == "needs-you" and (waiting := item.get("open_approvals")):
         return f"{word} ({waiting})", style
     if word == "limited" and (until := moment(item.get("activity_until"))):
@@ -114,7 +118,10 @@ def details(item: InstanceInfo) -> list[tuple[str, Piece]]:
         ("state", state(item["state"])),
         ("reason", item.get("reason")),
         ("activity", activity(item)),
+        ("note", (item.get("activity_note") or "", "yellow")),
         ("enabled", "yes" if item.get("enabled", True) else "no"),
+        ("parent", item.get("parent")),
+        ("children", ", ".join(item.get("children") or [])),
         ("agent", item.get("agent")),
         ("kit", item.get("kit")),
         ("driver", item.get("driver")),

@@ -1,18 +1,20 @@
-"""Verbs of messages: send, cancel, read, transcript, mail."""
+"""Verbs of messages: send, cancel, read, transcript."""
 
 from __future__ import annotations
 
 import sys
 import time
-from contextlib import closing
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import closing, suppress
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from aegis.cli import blocks, render
-from aegis.cli.options import Word, handle_argument, image_option, session_option
+from aegis.cli.options import Span, Word, handle_argument, image_option, session_option
 from aegis.cli.output import Output
 from aegis.cli.reach import client
+from aegis.cli.receipts import times
 from aegis.cli.verbs import Verb
 from aegis.cli.view import View
 from aegis.client import lasting
@@ -23,33 +25,57 @@ from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.text import one_line
 
 if TYPE_CHECKING:
-    from aegis.client.api import Client
-    from aegis.client.shapes import Frame, Mail, Receipt, Session
+    from collections.abc import Callable
 
-_MAIL_STATES = {"accepted": "cyan", "injected": "yellow", "acknowledged": "green", "failed": "red", "expired": "red"}
+    from aegis.client.api import Client
+    from aegis.client.shapes import Frame, Receipt, Session
+
+
+class Waiting(NamedTuple):
+    """How a message is sent, and what is done until it is answered."""
+
+    wait: bool
+    timeout: float | None
+    expires: float | None
+    hold: bool
+    msg_id: str | None
+
+
+def waiting_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of verbs that send a message, as the argument `waiting`."""
+
+    @wraps(function)
+    def gathered(*args: Any, wait: bool, timeout: float | None, expires: float | None, hold: bool, msg_id: str | None, **rest: Any) -> Any:
+        if timeout is not None and not wait:
+            raise click.UsageError("--timeout is for --wait", click.get_current_context())
+        return function(*args, waiting=Waiting(wait, timeout, expires, hold, msg_id), **rest)
+
+    seconds = click.FloatRange(min=0, min_open=True)
+    for option in (
+        click.option("--msg-id", metavar="ID", help="An id of your own; sending it again changes nothing."),
+        click.option("--hold", is_flag=True, help="Also for a disabled instance: the message waits until somebody starts that."),
+        click.option("--expires", type=Span(), metavar="SPAN", help="How long it may wait for its turn, such as 90s or 2h; then it fails."),
+        click.option("--timeout", type=seconds, metavar="SECONDS", help="The longest to wait with --wait."),
+        click.option("--wait", "-w", is_flag=True, help="Wait for the answer and print it."),
+    ):
+        gathered = option(gathered)
+    return gathered
+
+
+def message_of(text: str) -> str:
+    """The text of a message, from standard input for `-`."""
+    return sys.stdin.buffer.read().decode("utf-8", "replace") if text == "-" else text
 
 
 @click.command(cls=Verb)
 @handle_argument
 @click.argument("text")
 @session_option
-@click.option("--wait", "-w", is_flag=True, help="Wait for the answer and print it.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="The longest to wait with --wait.")
+@waiting_options
 @click.option("--interrupt", is_flag=True, help="Cut the turn that runs now.")
-@click.option("--msg-id", metavar="ID", help="An id of your own; sending it again changes nothing.")
 @image_option
 @click.pass_obj
-def send(
-    out: Output,
-    handle: str,
-    text: str,
-    session: Session,
-    wait: bool,
-    timeout: float | None,
-    interrupt: bool,
-    msg_id: str | None,
-    images: tuple[str, ...],
-) -> int:
+def send(out: Output, handle: str, text: str, session: Session, interrupt: bool, images: tuple[str, ...], waiting: Waiting) -> int:
     """Send a message.
 
     TEXT is the message, or `-` for standard input. When this returns the message is on disk and will be delivered, also if the
@@ -61,21 +87,30 @@ def send(
       aegis send coder "run the tests and mend what fails"
       git diff | aegis send reviewer - --wait
     """
-    if timeout is not None and not wait:
-        raise click.UsageError("--timeout is for --wait", click.get_current_context())
-    if text == "-":
-        text = sys.stdin.buffer.read().decode("utf-8", "replace")
+    text = message_of(text)
     pictures = [read_image(path) for path in images]
     daemon = client()
-    receipt = lasting.send(daemon, handle, text, session=session, msg_id=msg_id, interrupt=interrupt, images=pictures)
-    if not wait:
+    receipt = lasting.send(
+        daemon, handle, text, session=session, msg_id=waiting.msg_id, interrupt=interrupt, images=pictures, expires=waiting.expires,
+        hold=waiting.hold,
+    )  # fmt: skip
+    return conclude(out, daemon, handle, session, receipt, waiting)
+
+
+def conclude(out: Output, daemon: Client, handle: str, session: Session, receipt: Receipt, waiting: Waiting) -> int:
+    """Say that a message was accepted, or wait for its answer and print that; the exit code."""
+    if not waiting.wait:
         out.data(receipt)
         word = "already accepted " if receipt.get("duplicate") else "accepted "
         out.say((word, "green"), receipt["id"], (f" (seq {receipt['ingress_seq']})", "dim"))
         out.hint(f"`aegis read {handle}{_flag(session)} --after {receipt['ingress_seq']} --wait 30`")
         return 0
-    done = answer(out, daemon, handle, session, receipt, timeout)
+    done = answer(out, daemon, handle, session, receipt, waiting.timeout)
     payload = done["payload"]
+    with suppress(AegisError):  # the answer is there; the receipt would only be more
+        told = daemon.mail.get(receipt["id"])
+        payload = {**payload, "mail": {key: told.get(key) for key in ("state", "accepted_at", "injected_at", "acknowledged_at", "done_at")}}
+        out.hint(times(told))
     out.data({**payload, "message_id": receipt["id"], "seq": done["seq"]})
     if payload.get("text"):
         out.say(payload["text"])
@@ -114,7 +149,7 @@ def answer(out: Output, daemon: Client, handle: str, session: Session, receipt: 
 
 def undelivered(handle: str, reason: str) -> AegisError:
     """The error of a message that no turn will answer."""
-    return AegisError(ErrorKind.FAILED, f"the message was not delivered: {reason}", f"see `aegis mail {handle}`")
+    return AegisError(ErrorKind.FAILED, f"the message was not delivered: {reason}", f"see `aegis inbox list {handle}`")
 
 
 def failure_of(done: dict[str, Any]) -> AegisError | None:
@@ -207,38 +242,6 @@ def transcript(out: Output, handle: str, session: Session) -> None:
     view.close()
     if nothing:
         out.say("nothing was said yet")
-
-
-@click.command(cls=Verb)
-@handle_argument
-@click.pass_obj
-def mail(out: Output, handle: str) -> None:
-    """Show the messages to an agent and how far each came.
-
-    A message is `accepted` when it is on disk, `injected` when the program has it, `acknowledged` when a model has read it;
-    or it is `failed` or `expired`, with the reason. INJECTED and ACK say how long after it was accepted.
-    """
-    found = client().mail.all(handle)
-    for item in found:
-        out.data(item)
-    if not found:
-        out.say("no messages")
-        return
-    head = ("STATE", "ACCEPTED", "INJECTED", "ACK", "FROM", "SESSION", "TEXT")
-    out.table(head, ([
-        (item["state"], _MAIL_STATES.get(item["state"], "")), render.clock(item["accepted_at"])[:8],
-        _later(item, "injected_at"), _later(item, "acknowledged_at"), item["sender"], item["session"],
-        f"{item['text']}  ({item['reason']})" if item.get("reason") else item["text"],
-    ] for item in found))  # fmt: skip
-
-
-def _later(item: Mail, key: Literal["injected_at", "acknowledged_at"]) -> str:
-    """How long after it was accepted."""
-    then, accepted = render.moment(item.get(key)), render.moment(item["accepted_at"])
-    if then is None or accepted is None:
-        return "-"
-    seconds = (then - accepted).total_seconds()
-    return f"+{seconds * 1000:.0f} ms" if seconds < 1 else f"+{seconds:.1f} s" if seconds < 100 else f"+{seconds / 60:.0f} min"
 
 
 def _flag(session: Session) -> str:

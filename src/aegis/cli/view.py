@@ -8,6 +8,7 @@ Everything goes through `Output`, which takes the teeth out of what agents and t
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aegis.cli import blocks
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 #: The most characters of a piece of reasoning, and lines of a message, that are shown.
 THOUGHT: Final = 280
 _MAIL_LINES: Final = 20
+#: What was told longer ago, in seconds, rings nobody any more.
+_FRESH: Final = 60.0
 _NESTED: Final = "  │ "
 #: States that an instance goes through by itself, of which a person need not hear.
 _AWAKE: Final = frozenset({"created", "starting", "running", "paused"})
@@ -126,6 +129,8 @@ class View:
                     self._line(place, 0, ("✗ not delivered: ", "red"), str(data["reason"]))
             case "turn.tool.progress" | "turn.presence" | "instance.activity":
                 self._passing(event["type"], place, data)
+            case "attention.raised":
+                self._attention(place, data, event.get("ts") or 0.0)
             case kind if kind.startswith("turn."):
                 self._turn(kind, place, data, parent)
             case kind if kind.startswith("session."):
@@ -161,6 +166,8 @@ class View:
                 self._lines(
                     place, depth, [["  ", *line] for line in blocks.result(data, named=not alone, room=self._room(), ms=ms, seen=seen)]
                 )
+            case "turn.stuck":
+                self._line(place, 0, (f"⚠ it seems stuck: {blocks.stuck(data)}", "yellow"))
             case "turn.plan":
                 if data["entries"] and data["entries"] != sums.plan:
                     sums.plan = data["entries"]
@@ -238,6 +245,14 @@ class View:
                     self._seen.setdefault(request.call, set()).add(request.change)
             self._lines(place, 0, [["  ", *blocks.decided(data)]])
 
+    def _attention(self, place: Place, data: dict[str, Any], ts: float) -> None:
+        """What a person is told, with the bell; not what he sees or is asked here, and not in what is past."""
+        if self._whole_mail or (self._here and data["kind"] in ("done", "needs-you")):
+            return
+        self._note(place, (one_line(str(data["text"]), 400), blocks.NOTICES.get(str(data["kind"]), "")))
+        if data.get("bell", True) and time.time() - ts < _FRESH:
+            self._out.bell()
+
     def _passing(self, kind: str, place: Place, data: dict[str, Any]) -> None:
         """What goes on at this moment, where nothing is being said."""
         if self._open is not None or (self._place not in (place, ("", "")) and place[0] != self._place[0]):
@@ -279,7 +294,7 @@ class View:
         shown = lines if self._whole_mail else lines[:_MAIL_LINES]
         clock = f"  {when(ts)}" if self._whole_mail else ""
         pictures = f"  [{data['images']} image{'s' * (data['images'] > 1)}]" if data.get("images") else ""
-        self._line(place, 0, (f"✉ {blocks.who_is(data['sender'])}", "cyan"), (clock, "dim"), (pictures, "dim"))
+        self._line(place, 0, (f"✉ {blocks.who_is(data.get('name') or data['sender'])}", "cyan"), (clock, "dim"), (pictures, "dim"))
         flow = Flow(self._out.columns, 2)
         for line in (flow.feed("\n".join(shown)) + flow.rest()).split("\n"):
             self._line(place, 0, "  ", (line, "bold"))

@@ -25,6 +25,7 @@ import msgspec
 
 from aegis.client import api, launch
 from aegis.client.lasting import fresh_id
+from aegis.client.letters import Letters
 from aegis.client.project import find_project
 from aegis.client.shapes import (
     DEFAULT_SESSION,
@@ -76,6 +77,7 @@ class Aegis:
         self.approvals = Approvals(self._http)
         self.agents = Agents(self._http)
         self.egress = Egress(self._http)
+        self.mail = Letters(self._http)
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(launch.ensure_daemon, self.home)
@@ -116,9 +118,12 @@ class Aegis:
         return [Instance(self._http, info) for info in found]
 
     async def events(self, *, after: int = 0, follow: bool = False, instance: str | None = None) -> AsyncIterator[Event]:
-        """Events after the cursor `after`: those there are now, or with `follow` without end."""
+        """Events after the cursor `after`: those there are now, or with `follow` those to come as well.
+
+        One that follows goes on when the daemon dies, with another one, and ends when somebody stops it.
+        """
         if follow:
-            async for event in _follow(self._http, after, instance):
+            async for event in _lasting(self._http, after, instance):
                 yield event
             return
         while True:
@@ -168,9 +173,13 @@ class Instance:
         """Stop its sandbox and start a new one; its conversations go on."""
         return await self._act("restart")
 
-    async def delete(self) -> None:
-        """Stop it and forget all it kept."""
-        await self._http.call("DELETE", self._path())
+    async def delete(self) -> list[str]:
+        """Stop it and all below it, and forget all they kept; returns the handles of those that went with it."""
+        return list((await self._http.call("DELETE", self._path()) or {}).get("also") or [])
+
+    async def tree(self) -> list[dict[str, Any]]:
+        """It and all below it, parents before their children, with state and cost."""
+        return cast("list[dict[str, Any]]", await self._http.call("GET", "/v1/tree", query={"root": self.handle}))
 
     async def stats(self) -> Stats:
         """What it uses now."""
@@ -184,12 +193,17 @@ class Instance:
         msg_id: str | None = None,
         interrupt: bool = False,
         images: Sequence[ImageSpec] = (),
+        expires: float | None = None,
+        hold: bool = False,
+        report_to: str | None = None,
     ) -> Receipt:
         """Send a message; when this returns it is on disk. The same `msg_id` again changes nothing.
 
-        `images` are made by `aegis.client.images.read_image`.
+        `images` are made by `aegis.client.images.read_image`. It fails when nobody took it up within `expires` seconds. With `hold` it
+        waits for an instance that is disabled. The final text of its turn goes as mail to the instance `report_to`.
         """
-        frame = api.message_frame(text, session=session, msg_id=msg_id, interrupt=interrupt, images=images)
+        more: dict[str, Any] = {"expires_s": expires, "hold": hold or None, "report_to": report_to}
+        frame = api.message_frame(text, session=session, msg_id=msg_id, interrupt=interrupt, images=images, **more)
         told = await self._http.call("POST", self._path("tether"), frame)
         return Receipt(told["id"], told["ingress_seq"], told["duplicate"])
 
@@ -197,6 +211,10 @@ class Instance:
         """Cut the running turn of a session, or let one that waits for its provider try at once. False when there was none."""
         told = await self._http.call("POST", self._path("tether"), api.cancel_frame(session))
         return bool(told.get("cancelled"))
+
+    async def drop(self, message: str) -> None:
+        """End a message that waits, by Aegis's id of it. Raises CONFLICT when it does not wait."""
+        await self._http.call("POST", path_of("mail", message, "drop"), {})
 
     async def configure(
         self, session: Session = DEFAULT_SESSION, *, model: str | None = None, mode: str | None = None, effort: str | None = None

@@ -17,6 +17,7 @@ from aegis.client.shapes import (
     ImageSpec,
     InstanceInfo,
     InstanceRequest,
+    Letter,
     Mail,
     Receipt,
     SecretInfo,
@@ -56,10 +57,11 @@ class Client:
         self.approvals = Approvals(self._transport)
         self.secrets = Secrets(self._transport)
         self.config = Config(self._transport)
+        self.attention = Attention(self._transport)
 
-    def status(self, timeout: float = 10.0) -> dict[str, Any]:
-        """What the daemon says of itself."""
-        return cast("dict[str, Any]", self._transport.call("GET", "/v1/status", timeout=timeout).body)
+    def status(self, timeout: float = 10.0, *, restored: bool = False) -> dict[str, Any]:
+        """What the daemon says of itself; with `restored` also every instance as it came back when the daemon started."""
+        return cast("dict[str, Any]", self._transport.call("GET", "/v1/status", query={"restored": restored}, timeout=timeout).body)
 
     def shutdown(self) -> None:
         """Ask the daemon to end. Returns when it has heard, not when it has ended."""
@@ -150,9 +152,13 @@ class Instances:
         """Start, pause, resume, restart or disable; returns the instance afterwards."""
         return cast("InstanceInfo", self._transport.call("POST", path_of("instances", h, action), {}).body)
 
-    def delete(self, h: str) -> None:
-        """Stop it and forget all it kept."""
-        self._transport.call("DELETE", path_of("instances", h))
+    def delete(self, h: str) -> list[str]:
+        """Stop it and all below it, and forget all they kept; returns the handles of those that went with it."""
+        return list((self._transport.call("DELETE", path_of("instances", h)).body or {}).get("also") or [])
+
+    def tree(self, root: str | None = None) -> list[dict[str, Any]]:
+        """Who spawned whom, parents before their children: every instance, or one and all below it."""
+        return cast("list[dict[str, Any]]", self._transport.call("GET", "/v1/tree", query={"root": root}).body)
 
     def stats(self, h: str) -> Stats:
         """What it uses now."""
@@ -194,9 +200,17 @@ class Mailbox:
         msg_id: str | None = None,
         interrupt: bool = False,
         images: Sequence[ImageSpec] = (),
+        expires: float | None = None,
+        hold: bool = False,
+        report_to: str | None = None,
     ) -> Receipt:
-        """Send a message; when this returns it is on disk. The same `msg_id` again changes nothing."""
-        frame = message_frame(text, session=session, msg_id=msg_id, interrupt=interrupt, images=images)
+        """Send a message; when this returns it is on disk. The same `msg_id` again changes nothing.
+
+        It fails when nobody took it up within `expires` seconds. With `hold` it waits for an instance that is disabled. The final text of
+        its turn goes as mail to the instance `report_to`.
+        """
+        more: dict[str, Any] = {"expires_s": expires, "hold": hold or None, "report_to": report_to}
+        frame = message_frame(text, session=session, msg_id=msg_id, interrupt=interrupt, images=images, **more)
         return cast("Receipt", self._transport.call("POST", path_of("instances", h, "tether"), frame).body)
 
     def cancel(self, h: str, session: Session = DEFAULT_SESSION) -> bool:
@@ -233,9 +247,31 @@ class Mailbox:
             whole["next"] = page.get("next") if page["messages"] else None
         return whole
 
-    def all(self, h: str) -> list[Mail]:
-        """The messages to an instance and how far each came."""
-        return cast("list[Mail]", self._transport.call("GET", path_of("instances", h, "mail")).body)
+    def all(self, h: str | None = None, *, dead: bool = False, limit: int = 100, before: int | None = None) -> list[Mail]:
+        """The newest messages to an instance, or to all, and how far each came; oldest first. `dead`: those that failed or expired.
+
+        `before` is the `seq` of one: those before it.
+        """
+        path = path_of("mail") if h is None else path_of("instances", h, "mail")
+        return cast("list[Mail]", self._transport.call("GET", path, query={"dead": dead, "limit": limit, "before_seq": before}).body)
+
+    def get(self, ident: str) -> Mail:
+        """One message with its whole text and its times, by its id or at least four characters of the end of that."""
+        return cast("Mail", self._transport.call("GET", path_of("mail", ident)).body)
+
+    def retry(self, ident: str, *, hold: bool = False) -> Mail:
+        """Let a message that failed or expired wait again; with `hold` also for an instance that is disabled."""
+        return cast("Mail", self._transport.call("POST", path_of("mail", ident, "retry"), {"hold": hold}).body)
+
+    def drop(self, ident: str) -> Mail:
+        """End a message that waits. Raises CONFLICT for another."""
+        return cast("Mail", self._transport.call("POST", path_of("mail", ident, "drop"), {}).body)
+
+    def send_all(self, letters: Sequence[Letter]) -> list[dict[str, Any]]:
+        """Send many messages in one request, to any instances: for each its receipt, or `error`, `kind` and `hint`; in the same order."""
+        body = cast("Any", list(letters))  # the one body that is a list
+        answer = self._transport.call("POST", path_of("mail", "batch"), body, timeout=300.0)
+        return cast("list[dict[str, Any]]", answer.body)
 
 
 class Sessions:
@@ -280,6 +316,21 @@ class Approvals:
         """Answer one. `input` takes the place of the tool's. Raises CONFLICT when it was answered or withdrawn before."""
         body = {"approve": approve, "reason": reason, "input": input}
         return cast("ApprovalInfo", self._transport.call("POST", path_of("approvals", ident), body).body)
+
+
+class Attention:
+    """What the owner was told of, and how."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self, limit: int = 100) -> list[dict[str, Any]]:
+        """The newest notices, oldest first."""
+        return cast("list[dict[str, Any]]", self._transport.call("GET", path_of("attention"), query={"limit": limit}).body)
+
+    def test(self, kind: str) -> dict[str, Any]:
+        """Give a notice of that kind to every channel that is on; how each took it."""
+        return cast("dict[str, Any]", self._transport.call("POST", path_of("attention", "test"), {"kind": kind}).body)
 
 
 class Secrets:
@@ -342,10 +393,10 @@ class Config:
 
 
 def message_frame(
-    text: str, *, session: Session, msg_id: str | None = None, interrupt: bool = False, images: Sequence[ImageSpec] = ()
+    text: str, *, session: Session, msg_id: str | None = None, interrupt: bool = False, images: Sequence[ImageSpec] = (), **more: Any
 ) -> dict[str, Any]:
-    """The frame that carries a message into a session."""
-    payload: dict[str, Any] = {"text": text}
+    """The frame that carries a message into a session. `more` are further fields of its payload, without those that are None."""
+    payload: dict[str, Any] = {"text": text, **{name: value for name, value in more.items() if value is not None}}
     if images:
         payload["images"] = [dict(image) for image in images]
     if interrupt:

@@ -16,10 +16,10 @@ from aegis.client.shapes import DEFAULT_SESSION
 from aegis.core.errors import AegisError, ErrorKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator
 
     from aegis.client.api import Client
-    from aegis.client.shapes import Frame, ImageSpec, Receipt, Session
+    from aegis.client.shapes import Frame, Receipt, Session
     from aegis.client.transport import Stream
 
 #: Seconds to wait for a daemon that was stopped to be started again.
@@ -34,18 +34,20 @@ def send(
     *,
     session: Session = DEFAULT_SESSION,
     msg_id: str | None = None,
-    interrupt: bool = False,
-    images: Sequence[ImageSpec] = (),
+    **more: Any,
 ) -> Receipt:
-    """Send a message; a daemon that dies meanwhile is started again and gets it again, which it notices by the id."""
+    """Send a message; a daemon that dies meanwhile is started again and gets it again, which it notices by the id.
+
+    `more` is what else `Mailbox.send` takes.
+    """
     ident = msg_id or fresh_id()
     try:
-        return daemon.mail.send(h, text, session=session, msg_id=ident, interrupt=interrupt, images=images)
+        return daemon.mail.send(h, text, session=session, msg_id=ident, **more)
     except AegisError as error:
         if error.kind is not ErrorKind.UNREACHABLE:
             raise
     launch.ensure_daemon(daemon.home)
-    receipt = daemon.mail.send(h, text, session=session, msg_id=ident, interrupt=interrupt, images=images)
+    receipt = daemon.mail.send(h, text, session=session, msg_id=ident, **more)
     if msg_id is None:
         receipt["duplicate"] = False
     return receipt

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 MAX_SOCKET_PATH = 107
 #: Seconds a daemon may take to become ready.
 READY_SECONDS = 30.0
-_KEPT = ("PATH", "HOME", "USER", "LANG", "TZ")
+#: The last two are where the desktop of the person is reached.
+_KEPT = ("PATH", "HOME", "USER", "LANG", "TZ", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
 _KEPT_PREFIXES = ("LC_", "AEGIS_")
 
 
@@ -70,8 +71,10 @@ def answers(path: Path) -> bool:
         return True
 
 
-def ensure_daemon(home: Path, *, listen: str | None = None, timeout: float = READY_SECONDS) -> Launch:
-    """Return when a daemon answers on the socket of `home`, starting one if need be; `listen` is for that one.
+def ensure_daemon(home: Path, *, listen: str | None = None, timeout: float = READY_SECONDS, clean: bool = False) -> Launch:
+    """Return when a daemon answers on the socket of `home`, starting one if need be; `listen` and `clean` are for that one.
+
+    With `clean` it puts every instance aside.
 
     Raises what the daemon says when it cannot start, TIMEOUT after `timeout` seconds, UNAVAILABLE when the home cannot be
     written.
@@ -83,7 +86,7 @@ def ensure_daemon(home: Path, *, listen: str | None = None, timeout: float = REA
     with _launch_lock(home):
         while not answers(path):
             try:
-                return Launch(started=True, pid=_launch(home, listen, deadline))
+                return Launch(started=True, pid=_launch(home, listen, deadline, clean=clean))
             except AegisError as exc:
                 # Another daemon holds the home but does not listen: it is starting in the foreground, or just ending. Either
                 # is over soon, and each attempt takes a while of its own.
@@ -118,7 +121,7 @@ def _unwritable(home: Path, exc: OSError) -> AegisError:
     )
 
 
-def _launch(home: Path, listen: str | None, deadline: float) -> int:
+def _launch(home: Path, listen: str | None, deadline: float, *, clean: bool) -> int:
     """Start a daemon and wait for its word; returns its pid."""
     import subprocess
 
@@ -131,7 +134,7 @@ def _launch(home: Path, listen: str | None, deadline: float) -> int:
     ready, says_ready = os.pipe()
     try:
         process = subprocess.Popen(
-            daemon_argv(home, listen, "--ready-fd", str(says_ready)),
+            daemon_argv(home, listen, *(("--clean",) if clean else ()), "--ready-fd", str(says_ready)),
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(says_ready,),
             cwd="/", env=daemon_environment(), start_new_session=True,
         )  # fmt: skip

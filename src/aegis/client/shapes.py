@@ -111,10 +111,16 @@ class InstanceInfo(TypedDict):
     usage: dict[str, Any]
     effort: NotRequired[str | None]
     mode: NotRequired[str | None]
+    modes: NotRequired[list[str]]  # that its program has, where it tells them before it runs
+    efforts: NotRequired[list[str]]
     auth: NotRequired[str]
     permission: NotRequired[str]
     activity: NotRequired[str]
     activity_until: NotRequired[float | None]
+    parent: NotRequired[str | None]  # the handle of the one that spawned it
+    children: NotRequired[list[str]]
+    spawn: NotRequired[dict[str, int]]  # what it may start by itself: `depth`, `children`, `total`
+    activity_note: NotRequired[str]  # what makes it look stuck, or what keeps it from being started
     approvals: NotRequired[str]
     open_approvals: NotRequired[int]
     egress: NotRequired[list[str]]
@@ -230,17 +236,48 @@ class Transcript(TypedDict):
 
 
 class Mail(TypedDict):
-    """A message to an instance and how far it came."""
+    """A message to an instance and how far it came. In lists `text` is its beginning; `size` is the number of its characters.
+
+    `state` is `accepted`, `injected`, `acknowledged`, `failed` or `expired`. `name` is what an agent that sent it is called.
+    """
 
     id: str
+    seq: int
+    handle: str | None
     sender: str
+    name: str
     session: str
+    task: NotRequired[str | None]
+    status: NotRequired[str | None]
+    hops: NotRequired[int]
+    report: NotRequired[bool]
+    expires: NotRequired[float | None]
+    done_at: NotRequired[float | None]
+    turn: NotRequired[str | None]
+    position: NotRequired[int | None]  # of a single one: how many are before it, None when it does not wait
+    size: NotRequired[int]
     state: str
     accepted_at: str | float
     injected_at: NotRequired[str | float | None]
     acknowledged_at: NotRequired[str | float | None]
     reason: NotRequired[str | None]
     text: str
+
+
+class Letter(TypedDict, total=False):
+    """One message of a batch; `to` and `text` must be there. `session` is `channel:id`, `expires_s` seconds from now on."""
+
+    to: str
+    text: str
+    session: str
+    msg_id: str
+    user: dict[str, Any]
+    interrupt: bool
+    expires_s: float
+    images: list[ImageSpec]
+    task: str
+    report_to: str
+    hold: bool
 
 
 class SecretInfo(TypedDict):

@@ -64,7 +64,7 @@ def unreachable(path: Path, why: object) -> AegisError:
     return AegisError(ErrorKind.UNREACHABLE, f"no answer from the daemon at {path}: {why}", "start it with `aegis up`")
 
 
-class _Connection(http.client.HTTPConnection):
+class Connection(http.client.HTTPConnection):
     """An HTTP connection to a unix socket."""
 
     def __init__(self, path: Path, timeout: float | None) -> None:
@@ -80,7 +80,7 @@ class _Connection(http.client.HTTPConnection):
 class Stream:
     """The lines of a streamed answer, each decoded from JSON. A context manager; leaving it closes the connection."""
 
-    def __init__(self, connection: _Connection, response: http.client.HTTPResponse, path: Path, deadline: float | None = None) -> None:
+    def __init__(self, connection: Connection, response: http.client.HTTPResponse, path: Path, deadline: float | None = None) -> None:
         self._connection = connection
         self._response = response
         self._path = path
@@ -187,7 +187,7 @@ class Transport:
 
     def upload(self, path: str, chunks: Iterable[bytes]) -> Any:
         """Send raw bytes as they come; the end of `chunks` is the end of the body."""
-        connection = _Connection(self.path, None)
+        connection = Connection(self.path, None)
         headers = {"Content-Type": "application/octet-stream", "Transfer-Encoding": "chunked"}
         try:
             connection.request("POST", path, body=chunks, headers=headers, encode_chunked=True)
@@ -203,8 +203,8 @@ class Transport:
 
     def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, Any] | None, timeout: float | None
-    ) -> tuple[_Connection, http.client.HTTPResponse]:
-        connection = _Connection(self.path, timeout)
+    ) -> tuple[Connection, http.client.HTTPResponse]:
+        connection = Connection(self.path, timeout)
         headers = {"Accept": "application/json, application/x-ndjson"}
         data = None
         if body is not None:

@@ -62,12 +62,14 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     status: str | None = None  # how that task went: `ok` or `error`; None when it is not a report
     hops: int = 0  # how many agents passed it on, one to the next, since a person or a schedule wrote last
     report: bool = False  # the final text of the turn that deals with it goes back to the sender
+    report_to: str | None = None  # or to this instance, by id, as a person may want who hands work over
     accepted_at: float = 0.0  # wall time, seconds
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """Proof that an envelope is on disk. `duplicate` says that it already was."""
+    """Proof that an envelope is on disk. `duplicate` says that it already was; `warning` what was not done as the sender wanted it."""
 
     id: str
     seq: int
     duplicate: bool = False
+    warning: str = ""

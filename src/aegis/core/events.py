@@ -66,13 +66,15 @@ class InstanceDeleted(Fact, frozen=True):
 class InstanceActivity(Fact, frozen=True):
     """What an instance is about, in one word for people: `starting`, `working`, `needs-you`, `idle`, `limited`, `failed`, `unknown`.
 
-    `until` is when a limit ends (wall time, seconds), where somebody told it.
+    `until` is when a limit ends (wall time, seconds), where somebody told it. `note` is for people: what makes it look stuck, or what
+    keeps it from being started.
     """
 
     type: ClassVar[str] = "instance.activity"
     ephemeral: ClassVar[bool] = True
     activity: str
     until: float | None = None
+    note: str = ""
 
 
 class InstanceLimited(Fact, frozen=True):
@@ -374,12 +376,16 @@ class TurnStuck(Fact, frozen=True):
 
 
 class Attention(Fact, frozen=True):
-    """A person is told that an instance wants him, or that it is done: `kind` is `needs-you`, `done`, `failed`, `limited` or `stuck`."""
+    """A person is told that an instance wants him, or that it is done: `kind` is `needs-you`, `done`, `failed`, `limited` or `stuck`.
+
+    `bell` says whether who looks on at a terminal rings for it.
+    """
 
     type: ClassVar[str] = "attention.raised"
     kind: str
     text: str
     handle: str
+    bell: bool = True
 
 
 class Usage(Fact, frozen=True):

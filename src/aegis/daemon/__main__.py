@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--listen", action="append", default=[], metavar="HOST:PORT", help="serve TCP here too, with the bearer token in HOME/token"
     )
+    parser.add_argument("--clean", action="store_true", help="put every instance aside: nothing is set going, nothing is deleted")
     parser.add_argument("--ready-fd", type=int, help="tell the outcome of the start on this descriptor")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     try:
         with _uvloop():
-            asyncio.run(_live(options.home, options.listen, options.ready_fd))
+            asyncio.run(_live(options.home, options.listen, options.ready_fd, clean=options.clean))
     except AegisError as error:
         _tell(options.ready_fd, error.to_dict())
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)  # noqa: T201 - the one face a daemon has
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-async def _live(home: Path, listens: list[str], ready: int | None) -> None:
+async def _live(home: Path, listens: list[str], ready: int | None, *, clean: bool) -> None:
     from aegis.core import faults
     from aegis.core.clock import SystemClock
     from aegis.daemon.wiring import build
@@ -80,14 +81,15 @@ async def _live(home: Path, listens: list[str], ready: int | None) -> None:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, house.stop.set)
-            await house.agents.open()
-            timers = asyncio.create_task(house.timers.run())
+            await house.agents.open(clean=clean)
+            works = [asyncio.create_task(house.timers.run()), asyncio.create_task(house.attention.run())]
             bundle = asyncio.create_task(asyncio.to_thread(build_bundle, home))  # so that the first spawn finds it
             try:
                 await _serve(house, [unix, *tcp], _token(home) if tcp else None, ready)
             finally:
-                timers.cancel()
-                await asyncio.gather(bundle, return_exceptions=True)  # a spawn that needs it says what is wrong
+                for work in works:
+                    work.cancel()
+                await asyncio.gather(bundle, *works, return_exceptions=True)  # a spawn that needs it says what is wrong
     finally:
         await house.close()
     _logger.info("ended")
@@ -103,7 +105,9 @@ async def _serve(house: House, sockets: list[socket.socket], token: str | None, 
     config = uvicorn.Config(
         app,
         http=PeerProtocol,
-        ws="none",
+        ws=_socket,  # type: ignore[arg-type]  # a factory in place of the class
+        ws_max_size=64 * 1024,
+        ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -128,6 +132,13 @@ async def _serve(house: House, sockets: list[socket.socket], token: str | None, 
     app.cut()
     await serving
     stop.cancel()
+
+
+def _socket(**options: object) -> asyncio.Protocol:
+    """The protocol of a WebSocket; what it needs is imported with the first."""
+    from aegis.daemon.http.sockets import PeerSocket
+
+    return PeerSocket(**options)  # type: ignore[arg-type]
 
 
 class Cuttable:
@@ -159,6 +170,8 @@ class Cuttable:
         try:
             await self._app(scope, receive, watched)
         except asyncio.CancelledError:
+            if scope["type"] == "websocket":  # the server has closed it
+                return
             if not sent:
                 error = AegisError(ErrorKind.UNAVAILABLE, "the daemon ended before it was done", "`aegis up` starts it again")
                 await error_response(error)(scope, receive, send)

@@ -1,4 +1,4 @@
-"""The programs that an agent can be: Aegis's own, Claude Code, and all that a data file describes."""
+"""The programs that an agent can be: Aegis's own, Claude Code, Codex, and all that a data file describes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.drivers.acp import AcpDriver, load, shipped
 from aegis.drivers.claude import ClaudeDriver
+from aegis.drivers.codex import CodexDriver
 from aegis.drivers.login import LOGINS, Login
 from aegis.drivers.native import NativeDriver
 from aegis.drivers.programs import Programs
@@ -48,7 +49,7 @@ class Drivers(MutableMapping[str, "Driver"]):
         self._faults = faults
         self._seen: object = None
         self._specs: dict[str, AgentSpec] = {}
-        own: tuple[Driver, ...] = (NativeDriver(), ClaudeDriver(programs.find))
+        own: tuple[Driver, ...] = (NativeDriver(), ClaudeDriver(programs.find), CodexDriver(programs.find))
         self._own = frozenset(driver.name for driver in own)
         self._drivers = {driver.name: driver for driver in own}
         for spec in shipped():

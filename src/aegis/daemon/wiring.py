@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from aegis.core.text import one_line
 from aegis.daemon.doctor import Doctor
+from aegis.daemon.mcp.plane import Plane
 from aegis.daemon.models import Models
 from aegis.daemon.programs import gather
 from aegis.models.catalogue import Catalogue
 from aegis.sandboxes.bwrap import Bwrap
 from aegis.sandboxes.process import ProcessKind
 from aegis.services.agents import Agents, World
+from aegis.services.agents.descending import Descending
 from aegis.services.agents.launching import Launching, declared
 from aegis.services.agents.logins import Logins
+from aegis.services.agents.records import passed_on
 from aegis.services.agents.registry import Registry
+from aegis.services.agents.spawning import Spawning
 from aegis.services.approvals import Approvals
+from aegis.services.attention import Attention, Notice
+from aegis.services.attention.channels import Channels
+from aegis.services.broker import check_recording
 from aegis.services.config import Config
 from aegis.services.egress import Egress, Packages
 from aegis.services.gate import Gate
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from aegis.core.clock import Clock
     from aegis.sandboxes import SandboxKind
     from aegis.sandboxes.link import Program
+    from aegis.services.agents import Instance
 
 _EXPIRY = "mail.expiry"
 
@@ -49,14 +57,18 @@ class House:
     registry: Registry
     agents: Agents
     launching: Launching
+    spawning: Spawning
+    descending: Descending
     approvals: Approvals
     limits: ProviderLimits
     egress: Egress
     secrets: Secrets
     config: Config
     models: Models
+    plane: Plane
     doctor: Doctor
     timers: Timers
+    attention: Attention
     started_at: float
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     listens: list[str] = field(default_factory=list)
@@ -103,6 +115,7 @@ def _join(home: Path, clock: Clock, store: Store) -> House:
     kinds: dict[str, SandboxKind] = {kind.name: kind for kind in (Bwrap(), ProcessKind())}
     doctor = Doctor(home, kinds, lambda: Catalogue(declared(config.load(None))), stored, foreign)
     logins = Logins(Path.home(), foreign.logins, registry)
+    plane = Plane(gate, clock)
     world = World(
         home=home,
         store=store,
@@ -118,8 +131,19 @@ def _join(home: Path, clock: Clock, store: Store) -> House:
         kinds=kinds,
         drivers=foreign.drivers,
         reveal=secrets.reveal_for_broker,
+        plane=plane,
     )
     agents = Agents(world)
+    agents.returning.verdicts, agents.returning.stored = doctor.verdicts, stored
+    attention = Attention(
+        store,
+        clock,
+        gate,
+        Channels(home, os.environ, registry.shared),
+        settings=lambda: config.load(None).notify,
+        find=registry.find,
+        ancestors=registry.ancestors,
+    )
     launching = Launching(
         home=home,
         definitions=config,
@@ -128,7 +152,14 @@ def _join(home: Path, clock: Clock, store: Store) -> House:
         stored=stored,
         drivers=foreign.drivers,
         logins=logins,
+        check_recording=lambda path: check_recording(path, home),
     )
+
+    async def hindered(instance: Instance, reason: str) -> None:
+        text = one_line(f"{instance.handle} cannot go on: {reason}", 300)
+        await attention.add(
+            Notice(kind="needs-you", instance=instance.id, cause=reason, handle=instance.handle, text=text, since=clock.now())
+        )
 
     async def expire(timer: Timer) -> None:
         data: dict[str, Any] = timer.data
@@ -137,9 +168,11 @@ def _join(home: Path, clock: Clock, store: Store) -> House:
     async def limited(instance: str, provider: str, resets_at: float | None, message: str) -> None:
         await limits.hit(provider, until=resets_at, reason=one_line(message, 400))
 
+    agents.returning.on_hindered = hindered
     mail.on_accepted = agents.deliver
     mail.require = registry.require
-    mail.admit_images = agents.admit_images
+    mail.admit_images, mail.admit, mail.take_in = agents.admit_images, agents.admit, agents.take_in
+    mail.passed_on, mail.handle_of = passed_on, registry.handle_of
     limits.users, limits.on_held, limits.on_free = agents.using, agents.held, agents.freed
     models.held, models.on_limit, models.on_failing = limits.held, limited, agents.retrying
     approvals.on_change = agents.look
@@ -147,7 +180,7 @@ def _join(home: Path, clock: Clock, store: Store) -> House:
         tx, _EXPIRY, envelope.id, envelope.expires or 0.0, {"instance": envelope.instance, "session": envelope.session}
     )
     timers.on(_EXPIRY, expire)
-    return House(
+    house = House(
         home=home,
         clock=clock,
         store=store,
@@ -156,13 +189,19 @@ def _join(home: Path, clock: Clock, store: Store) -> House:
         registry=registry,
         agents=agents,
         launching=launching,
+        spawning=Spawning(world, agents, launching),
+        descending=Descending(world, agents),
         approvals=approvals,
         limits=limits,
         egress=egress,
         secrets=secrets,
         config=config,
         models=models,
+        plane=plane,
         doctor=doctor,
         timers=timers,
+        attention=attention,
         started_at=clock.now(),
     )
+    plane.house = house
+    return house

@@ -5,7 +5,7 @@ screen. One `Conversation` is one session of one instance and one process in the
 
 The order of a turn's events is: `Accepted` (the program has the messages), then any of the others, then exactly one
 `Finished`. A turn that the program begins by itself starts with `Began` instead of `Accepted`. If the process dies, `events`
-ends with `Died` instead. Between turns only `Happened` with a fact about the session, `Busy`, `Began` and `Died` come.
+ends with `Died` instead. Between turns only `Happened` with a fact about the session, `Noted`, `Busy`, `Began` and `Died` come.
 
 There are two ways to keep a conversation. Aegis's own agent is started with all of it (`history`) and says each new message
 as a `Record`, which it acts on only after `committed` says that it is on disk. A foreign program keeps its own files in the
@@ -38,11 +38,12 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     resume: bool = False
     fork: bool = False
-    mid_turn_input: bool = False
+    mid_turn_input: bool = False  # its conversations are `Listening`
     permission_requests: bool = False
     images: bool = False
     switch_model: bool = False  # in a running session, without starting the program anew
     modes: tuple[str, ...] = ()  # empty: it has none, or tells them only when it runs
+    unasking: tuple[str, ...] = ()  # those modes in which it changes or runs something without asking for leave
     efforts: tuple[str, ...] = ()  # empty: it cannot be told how hard to think
     forgets_failed: bool = False  # what it was told is not in its conversation when the model call failed that was to answer it
     tells_retries: bool = False  # it tells when it tries a failed model call again
@@ -142,6 +143,12 @@ class Happened(msgspec.Struct, frozen=True):
     fact: Fact
 
 
+class Noted(msgspec.Struct, frozen=True):
+    """Something for who looks into the log of the instance: a server of tools did not start, a program beside it died."""
+
+    text: str
+
+
 class Began(msgspec.Struct, frozen=True):
     """The program began a turn that nobody asked for: work in the background has ended, and it goes on with the result."""
 
@@ -209,7 +216,7 @@ class Died(msgspec.Struct, frozen=True):
     stderr: str
 
 
-DriverEvent = Accepted | Acknowledged | Record | Happened | Began | Busy | Asked | Withdrawn | Finished | Died
+DriverEvent = Accepted | Acknowledged | Record | Happened | Noted | Began | Busy | Asked | Withdrawn | Finished | Died
 
 
 class Conversation(Protocol):
@@ -246,6 +253,18 @@ class Conversation(Protocol):
 
     async def close(self) -> None:
         """End the process and all it started. Idempotent."""
+        ...
+
+
+class Listening(Conversation, Protocol):
+    """A conversation that takes messages in the middle of a turn."""
+
+    async def add(self, turn: str, messages: list[Message]) -> None:
+        """Hand further messages to the turn that runs; the program reads them before its next model call.
+
+        That it has them it says as with the first ones. Those that it does not confirm before `Finished` it never had, and never takes
+        up later: nothing happens for a turn that is over.
+        """
         ...
 
 

@@ -27,6 +27,7 @@ LOGINS: Final[dict[str, Login]] = {
         egress=("api.anthropic.com:443", "console.anthropic.com:443", "platform.claude.com:443"),
         members={".claude.json": ("oauthAccount", "userID", "hasCompletedOnboarding")},
     ),
+    "codex": Login(files=(".codex/auth.json",), egress=("chatgpt.com:443", "auth.openai.com:443", "api.openai.com:443")),
     "gemini": Login(
         files=(".gemini/oauth_creds.json", ".gemini/google_accounts.json", ".gemini/settings.json"),
         egress=("cloudcode-pa.googleapis.com:443", "oauth2.googleapis.com:443", "accounts.google.com:443", "www.googleapis.com:443"),

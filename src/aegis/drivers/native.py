@@ -40,6 +40,7 @@ from aegis.drivers import (
     Happened,
     Installation,
     Message,
+    Noted,
     Opened,
     Record,
 )
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 MAX_LINE: Final = 32 * 1024 * 1024
 _START_SECONDS: Final = 30.0
 _CLOSE_SECONDS: Final = 2.0
+#: The most characters of a line that it has for the log.
+_NOTE: Final = 1000
 _MODULE: Final = "aegis.guest.agent.main"
 
 
@@ -104,6 +107,8 @@ class Machine:
                 return Happened(msgspec.convert(frame, ThinkingDelta))
             case "presence":
                 return Happened(msgspec.convert(frame, TurnPresence))
+            case "note":
+                return Noted(one_line(msgspec.convert(frame["text"], str), _NOTE))
             case "ask":
                 return _asked(frame)
             case "finished":
@@ -124,7 +129,7 @@ def _finished(frame: dict[str, Any]) -> Finished:
     return msgspec.convert({**frame, "error": error}, Finished)
 
 
-#: What its tools do.
+#: What its tools do. Those of MCP servers are `other`: their names and what is said of them tell nothing that could be relied on.
 _KINDS: Final[dict[str, ToolKind]] = {
     "read": "read", "write": "edit", "edit": "edit", "list": "search", "glob": "search", "grep": "search", "bash": "execute",
 }  # fmt: skip
@@ -142,7 +147,7 @@ def _facts(message: dict[str, Any], inputs: dict[str, dict[str, Any]]) -> list[F
         elif kind == "tool_call":
             call = {"call_id": block["id"], "name": block["name"], "input": block["input"], "kind": _KINDS.get(block["name"], "other")}
             inputs[block["id"]] = block["input"]
-            facts.append(msgspec.convert({**call, "title": _title(block["input"])}, ToolCall))
+            facts.append(msgspec.convert({**call, "title": _title(block["name"], block["input"])}, ToolCall))
         elif kind == "tool_result":
             given = {name: value for name, value in block.items() if name != "type"}
             about = {"kind": _KINDS.get(block["name"], "other"), "diffs": _diffs(block, inputs.pop(block["id"], {}))}
@@ -152,15 +157,17 @@ def _facts(message: dict[str, Any], inputs: dict[str, dict[str, Any]]) -> list[F
 
 def _asked(frame: dict[str, Any]) -> Asked:
     """The agent wants to use a tool."""
-    asked = msgspec.convert({"kind": _KINDS.get(frame["tool"], "other"), "title": _title(frame["input"]), **frame}, Asked)
+    asked = msgspec.convert({"kind": _KINDS.get(frame["tool"], "other"), "title": _title(frame["tool"], frame["input"]), **frame}, Asked)
     path = asked.input.get("path")
     return msgspec.structs.replace(asked, locations=[Location(path)] if isinstance(path, str) else [])
 
 
-def _title(arguments: dict[str, Any]) -> str:
-    """What a tool is used for, in a line: the first of these that it was given."""
-    told = next((arguments[name] for name in ("command", "pattern", "path") if isinstance(arguments.get(name), str)), "")
-    return one_line(told)
+def _title(name: str, arguments: dict[str, Any]) -> str:
+    """What a tool is used for, in a line: the first of these that it was given; the first text, for a tool of others."""
+    texts = [arguments[word] for word in ("command", "pattern", "path") if isinstance(arguments.get(word), str)]
+    if name not in _KINDS:
+        texts += [value for value in arguments.values() if isinstance(value, str) and value]
+    return one_line(next(iter(texts), ""))
 
 
 def _diffs(block: dict[str, Any], arguments: dict[str, Any]) -> list[dict[str, Any]]:
@@ -194,6 +201,10 @@ class NativeConversation:
     async def send(self, turn: str, messages: list[Message], *, continues: bool = False) -> None:
         """Begin a turn; see the port."""
         await self._write(type="turn", turn=turn, messages=messages, continues=continues)
+
+    async def add(self, turn: str, messages: list[Message]) -> None:
+        """Hand further messages to a turn that runs; see `Listening`."""
+        await self._write(type="add", turn=turn, messages=messages)
 
     async def events(self) -> AsyncIterator[DriverEvent]:
         """Everything the agent says; see the port. To be iterated once; the agent waits when it is not read."""
@@ -257,7 +268,14 @@ class NativeDriver:
 
     name = "native"
     capabilities = Capabilities(
-        resume=True, fork=True, permission_requests=True, images=True, switch_model=True, efforts=tuple(EFFORTS), keeps_memory=False
+        resume=True,
+        fork=True,
+        mid_turn_input=True,
+        permission_requests=True,
+        images=True,
+        switch_model=True,
+        efforts=tuple(EFFORTS),
+        keeps_memory=False,
     )
     dialects: tuple[Dialect, ...] = ("anthropic", "openai")
 
@@ -271,7 +289,7 @@ class NativeDriver:
         machine = Machine()
         try:
             async with asyncio.timeout(_START_SECONDS):
-                await _until_ready(program, machine, spec)
+                await _until_ready(program, machine, spec, _servers(link, spec))
         except BaseException as error:
             await program.channel.close()
             if isinstance(error, TimeoutError):
@@ -280,9 +298,18 @@ class NativeDriver:
         return NativeConversation(program, machine, spec.model)
 
 
-async def _until_ready(program: Program, machine: Machine, spec: ConversationSpec) -> None:
+def _servers(link: Link, spec: ConversationSpec) -> list[dict[str, Any]]:
+    """The MCP servers as the agent is told of them. Aegis's own, which alone is believed, is the one behind the endpoint of the guest."""
+    try:
+        plane = f"{link.mcp}/s/"
+    except AegisError:
+        plane = None
+    return [{**msgspec.to_builtins(one), "own": plane is not None and one.url.startswith(plane)} for one in spec.mcp]
+
+
+async def _until_ready(program: Program, machine: Machine, spec: ConversationSpec, servers: list[dict[str, Any]]) -> None:
     fields = ("session", "system", "model", "dialect", "history", "permission", "approvals", "effort", "limits")
-    init = {"type": "init", **{name: getattr(spec, name) for name in fields}}
+    init = {"type": "init", **{name: getattr(spec, name) for name in fields}, "mcp": servers}
     try:
         await program.write(msgspec.json.encode(init) + b"\n")
     except AegisError as error:

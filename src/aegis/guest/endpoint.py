@@ -1,4 +1,4 @@
-"""Loopback endpoints: TCP ports inside that lead outside, byte for byte; one to the model broker, others to the egress gate.
+"""Loopback endpoints: TCP ports inside that lead outside, byte for byte: to the model broker, to Aegis's MCP server, to the egress gate.
 
 Each connection is one channel of the endpoint's kind, with back-pressure and half-close both ways. Nothing is parsed or checked
 here: what may pass is decided at the other end. At most `_MOST` connections are carried; others wait in the kernel's queue.

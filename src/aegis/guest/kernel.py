@@ -49,6 +49,11 @@ def protect() -> None:
     prctl(_PR_SET_PDEATHSIG, _SIGCONT)
 
 
+def die_with_parent() -> None:
+    """Have this process killed when its parent dies, also after it has become another program."""
+    prctl(_PR_SET_PDEATHSIG, 9)
+
+
 def unprotect() -> None:
     """Undo in a forked child what it inherited of `protect`: it is a program like any other."""
     prctl(_PR_SET_DUMPABLE, 1)

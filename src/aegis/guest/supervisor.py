@@ -68,11 +68,16 @@ class Guest:
         names = ("AEGIS_INSTANCE", "AEGIS_HOME_ID", "AEGIS_DAEMON")
         self.marks: dict[str, str] = {name: environ[name] for name in names if name in environ}
         hello: dict[str, Any] = {"v": 1, "pid": os.getpid(), "python": sys.version.split()[0], "uid": os.getuid(), "cwd": self.cwd}
-        hello["limits"] = limits
+        hello.update(limits=limits, interpreter=sys.executable, lib=sys.path[0])
         try:
             hello["endpoint"] = environ["AEGIS_MODEL_URL"] = Endpoint(self, {"kind": "model"}).url
         except OSError as error:
             hello.update(endpoint=None, endpoint_error=error.strerror)
+        try:
+            hello["mcp"] = Endpoint(self, {"kind": "mcp"}).url
+            environ["AEGIS_MCP_URL"] = hello["mcp"] + "/mcp"
+        except OSError as error:
+            hello.update(mcp=None, mcp_error=error.strerror)
         forwarded = environ.pop("AEGIS_EGRESS_TO", "")
         if environ.pop("AEGIS_EGRESS", "") == "1":
             hello.update(self._open_egress(forwarded.split(",") if forwarded else []))

@@ -48,7 +48,7 @@ class Link:
 
     @property
     def on_channel(self) -> Callable[[Channel], None] | None:
-        """Called with each channel the guest opens (kinds `model` and `log`). Those opened before it is set are kept."""
+        """Called with each channel the guest opens (kinds `model`, `mcp`, `egress` and `log`). Those opened before it is set are kept."""
         return self._on_channel
 
     @on_channel.setter
@@ -70,6 +70,17 @@ class Link:
     def endpoint(self) -> str:
         """The URL inside of the loopback port that leads to the model broker. Raises AegisError when the sandbox has none."""
         return self._told("endpoint", "model endpoint")
+
+    @property
+    def mcp(self) -> str:
+        """The URL inside of the loopback port that leads to Aegis's MCP server. Raises AegisError when the sandbox has none."""
+        return self._told("mcp", "way to Aegis's MCP server")
+
+    @property
+    def mcp_command(self) -> list[str]:
+        """What serves the same over standard input and output, with AEGIS_MCP_URL and AEGIS_MCP_TOKEN in its environment."""
+        start = f"import sys; sys.path.insert(0, {self._told('lib', 'bundle')!r}); from aegis.guest.mcp import main; main()"
+        return [self._told("interpreter", "interpreter"), "-I", "-S", "-c", start]
 
     @property
     def proxy(self) -> str:

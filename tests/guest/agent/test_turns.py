@@ -326,3 +326,35 @@ def test_close_and_end_of_stdin(start: Start) -> None:
     assert agent.process.stdin is not None
     agent.process.stdin.close()
     assert agent.process.wait(10) == 0
+
+
+@DIALECTS
+def test_a_message_in_the_middle(start: Start, server: ModelServer, workspace: Path, dialect: str) -> None:
+    """It is read after the tools have run, each once; what is meant for another turn never."""
+    agent = start(Say([call("list", "", "a")]), Say([call("list", "", "b")]), Say([text("Read.")]), dialect=dialect)
+    more = [{"id": "m1", "text": "first"}, {"id": "m2", "text": "second"}]
+
+    def on(frame: dict[str, Any]) -> None:
+        if frame["type"] == "presence" and frame["state"] == "tool: list":
+            agent.send("add", turn="turn-0", messages=[{"id": "old", "text": "late"}])
+            agent.send("add", turn="turn-1", messages=more)
+            agent.send("add", turn="turn-1", messages=[*more, {"id": "turn-1.0", "text": "begin"}])
+
+    done = agent.turn("begin", on=on)
+    assert (done["outcome"], done["text"]) == ("completed", "Read.")
+    assert [(m["role"], m.get("ids", [])) for m in agent.records] == [
+        ("user", ["turn-1.0"]), ("assistant", []), ("tool", []), ("user", ["m1", "m2"]), ("assistant", []), ("tool", []), ("assistant", []),
+    ]  # fmt: skip
+    assert "second" in str(server.requests[1])
+    acknowledged = [f["ids"] for f in agent.frames if f["type"] == "acknowledged"]
+    assert acknowledged == [["turn-1.0"], ["m1", "m2"]]
+
+
+def test_a_message_after_the_last_word_is_not_read(start: Start, server: ModelServer) -> None:
+    """The agent has ended its turn: a message that crosses its last word belongs to no turn, and comes again."""
+    agent = start(Say([text("One.")]), Say([text("Two.")]))
+    assert agent.turn("one")["text"] == "One."
+    agent.send("add", turn="turn-1", messages=[{"id": "m1", "text": "crossed"}])
+    assert agent.turn("two", turn="turn-2")["text"] == "Two."
+    assert [m.get("ids") for m in agent.records if m["role"] == "user"] == [["turn-1.0"], ["turn-2.0"]]
+    assert "crossed" not in str(server.requests)

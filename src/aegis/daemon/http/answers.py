@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -25,6 +26,7 @@ Write = "Callable[[bytes], Awaitable[None]]"
 #: The largest request body, in bytes: a message of the largest size with every character escaped still fits.
 MAX_BODY: Final = 32 * 1024 * 1024
 
+_INTEGER: Final = re.compile(r"-?[0-9]{1,30}")
 _logger = logging.getLogger(__name__)
 
 
@@ -79,10 +81,19 @@ def query_int(request: Request, name: str, default: int, low: int, high: int) ->
     text = request.query_params.get(name)
     if text is None or text == "":
         return default
-    try:
-        return max(low, min(high, int(text)))
-    except ValueError:
-        raise AegisError(ErrorKind.USAGE, f"{name}={text[:40]!r} is not a whole number", f"give a number from {low} to {high}") from None
+    if not _INTEGER.fullmatch(text):
+        raise AegisError(ErrorKind.USAGE, f"{name}={text[:40]!r} is not a whole number", f"give a number from {low} to {high}")
+    return max(low, min(high, int(text)))
+
+
+def query_flag(request: Request, name: str) -> bool:
+    """A yes or no of the query string, no when it is not there; USAGE for any other word."""
+    text = request.query_params.get(name, "").lower()
+    if text in ("1", "true", "yes"):
+        return True
+    if text in ("", "0", "false", "no"):
+        return False
+    raise AegisError(ErrorKind.USAGE, f"{name}={text[:40]!r} is neither yes nor no", f"give `{name}=1`, or leave it out")
 
 
 class Streamed(Response):

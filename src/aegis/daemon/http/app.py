@@ -7,70 +7,57 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Route
+from starlette.routing import Match, Route, compile_path
 
 from aegis.core.errors import AegisError, ErrorKind
-from aegis.daemon.http import approvals, declare, egress, home, instances, sessions, tether
+from aegis.daemon.http import mcp
 from aegis.daemon.http.answers import error_response, on_error
 from aegis.daemon.http.door import Door
+from aegis.daemon.http.rows import ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.types import ASGIApp
+    from starlette.routing import BaseRoute
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from aegis.daemon.http.table import Row
     from aegis.daemon.wiring import House
 
-_INSTANCE = "/v1/instances/{name}"
-_SESSION = f"{_INSTANCE}/sessions/{{session:path}}"  # an id may hold slashes
+_WHERE = "the routes are in docs/http-api.md, and `GET /v1/openapi.json` tells them to programs"
 
 
-def routes() -> list[Route]:
-    """Every route. Each is tried in turn, so those that are asked most stand first."""
+def rows() -> tuple[Row, ...]:
+    """Every operation of the HTTP API that the OpenAPI document describes."""
+    return ROWS
+
+
+def routes() -> list[BaseRoute]:
+    """Every route: those of the table, and what is no part of the described API. Each is tried in turn."""
+    described = [route for row in rows() for route in row.routes()]
     return [
-        Route(f"{_INSTANCE}/tether", tether.ingress, methods=["POST"]),
-        Route(f"{_INSTANCE}/tether/poll", tether.poll, methods=["GET"]),
-        Route("/v1/status", home.status, methods=["GET"]),
-        Route("/v1/shutdown", home.shutdown, methods=["POST"]),
-        Route("/v1/doctor", home.doctor, methods=["GET"]),
-        Route("/v1/backup", home.backup, methods=["POST"]),
-        Route("/v1/events", home.events, methods=["GET"]),
-        Route("/v1/audit", home.audit, methods=["GET"]),
-        Route("/v1/egress", egress.index, methods=["GET"]),
-        Route("/v1/egress/check", egress.check, methods=["GET"]),
-        Route("/v1/secrets", home.list_secrets, methods=["GET"]),
-        Route("/v1/secrets/{name}", home.set_secret, methods=["PUT"]),
-        Route("/v1/secrets/{name}", home.delete_secret, methods=["DELETE"]),
-        Route("/v1/agents", home.list_agents, methods=["GET"]),
-        Route("/v1/agents/{name}", home.show_agent, methods=["GET"]),
-        Route("/v1/config", home.show_config, methods=["GET"]),
-        Route("/v1/config/explain", home.explain_config, methods=["GET"]),
-        Route("/v1/config/trust", home.trust_state, methods=["GET"]),
-        Route("/v1/config/trust", home.trust, methods=["POST"]),
-        Route("/v1/config/agents", declare.add, methods=["POST"]),
-        Route("/v1/config/agents/{name}", declare.change, methods=["PATCH"]),
-        Route("/v1/config/agents/{name}", declare.remove, methods=["DELETE"]),
-        Route("/v1/instances", instances.index, methods=["GET"]),
-        Route("/v1/instances", instances.create, methods=["POST"]),
-        Route(_INSTANCE, instances.show, methods=["GET"]),
-        Route(_INSTANCE, instances.delete, methods=["DELETE"]),
-        Route("/v1/approvals", approvals.index, methods=["GET"]),
-        Route("/v1/approvals/{id}", approvals.show, methods=["GET"]),
-        Route("/v1/approvals/{id}", approvals.decide, methods=["POST"]),
-        Route(f"{_INSTANCE}/stats", instances.stats, methods=["GET"]),
-        Route(f"{_INSTANCE}/usage", sessions.usage, methods=["GET"]),
-        Route(f"{_SESSION}/settings", sessions.configure, methods=["POST"]),
-        Route(f"{_SESSION}/fork", sessions.fork, methods=["POST"]),
-        Route(f"{_INSTANCE}/logs", instances.logs, methods=["GET"]),
-        Route(f"{_INSTANCE}/exec", instances.execute, methods=["POST"]),
-        Route(f"{_INSTANCE}/exec/{{exec_id}}/stdin", instances.stdin, methods=["POST"]),
-        Route(f"{_INSTANCE}/tether/stream", tether.stream, methods=["GET"]),
-        Route(f"{_INSTANCE}/transcript", tether.transcript, methods=["GET"]),
-        Route(f"{_INSTANCE}/mail", tether.mail, methods=["GET"]),
-        Route(f"{_INSTANCE}/{{action}}", instances.act, methods=["POST"]),
+        *_closed(rows()),
+        *described[:2],
+        Route("/mcp", mcp.serve, methods=["POST", "DELETE"]),
+        *described[2:],
     ]
+
+
+def _closed(table: Sequence[Row]) -> list[Route]:
+    """What a path does not take although another, with a parameter in its place, would: `GET /v1/mail/batch` asks for no message."""
+    found = []
+    for path in {row.path: row for row in table if "{" not in row.path}:
+        own = {row.method for row in table if row.path == path}
+        others = (row for row in table if "{" in row.path and compile_path(row.path)[0].fullmatch(path))
+        if methods := {row.method for row in others} - own:
+            found.append(Route(path, _refuse, methods=sorted(methods)))
+    return found
+
+
+async def _refuse(_request: Request) -> Response:
+    raise HTTPException(405)
 
 
 def make_app(house: House, token: str | None = None, listens: Collection[str] = ()) -> ASGIApp:
@@ -79,15 +66,31 @@ def make_app(house: House, token: str | None = None, listens: Collection[str] = 
         routes=routes(),
         exception_handlers={AegisError: on_error, ClientDisconnect: on_error, Exception: on_error, HTTPException: _no_route},
     )
+    app.router.default = _nowhere
     app.state.house = house
     return Door(app, token, listens)
 
 
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    """What a path without a route is told, by HTTP or before the upgrade to a WebSocket."""
+    what = f"this daemon has no route for {scope.get('method', 'WebSocket')} {scope['path'][:200]}"
+    await error_response(AegisError(ErrorKind.NOT_FOUND, what, _WHERE))(scope, receive, send)
+
+
 async def _no_route(request: Request, error: Exception) -> Response:
+    """What Starlette refuses by itself: a method that the path does not take."""
     status = getattr(error, "status_code", 404)
     kind, what = (ErrorKind.USAGE, "does not take") if status == 405 else (ErrorKind.NOT_FOUND, "has no route for")
-    answer = error_response(
-        AegisError(kind, f"this daemon {what} {request.method} {request.url.path}", "the routes are in docs/messages.md")
-    )
+    answer = error_response(AegisError(kind, f"this daemon {what} {request.method} {request.url.path[:200]}", _WHERE))
     answer.status_code = status
+    if status == 405:
+        answer.headers["allow"] = ", ".join(sorted(_methods(request)))
     return answer
+
+
+def _methods(request: Request) -> set[str]:
+    """Every method that the path of a request takes."""
+    routes = [route for route in request.app.router.routes if isinstance(route, Route) and route.endpoint is not _refuse]
+    exact = [route for route in routes if route.path == request.scope["path"]]
+    found = exact or [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in found for method in route.methods or ()}

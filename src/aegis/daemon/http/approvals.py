@@ -8,13 +8,13 @@ import msgspec
 
 from aegis.daemon.http.answers import json_response, query_int, read_json
 from aegis.daemon.http.instances import house, principal
+from aegis.services.approvals import Approval
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
     from aegis.daemon.wiring import House
-    from aegis.services.approvals import Approval
 
 
 class Verdict(msgspec.Struct, forbid_unknown_fields=True):
@@ -23,6 +23,13 @@ class Verdict(msgspec.Struct, forbid_unknown_fields=True):
     approve: bool
     reason: str = ""
     input: dict[str, Any] | None = None
+
+
+class ApprovalInfo(Approval, frozen=True, kw_only=True):
+    """A request for leave, with the handle and the agent of its instance; None for one that is gone."""
+
+    handle: str | None = None
+    agent: str | None = None
 
 
 async def index(request: Request) -> Response:
@@ -53,8 +60,8 @@ async def decide(request: Request) -> Response:
     return json_response(_shown(parts, done))
 
 
-def _shown(parts: House, approval: Approval) -> dict[str, Any]:
-    """A request as the HTTP API shows it: with the handle and the agent of its instance."""
+def _shown(parts: House, approval: Approval) -> ApprovalInfo:
+    """A request as the HTTP API shows it."""
     instance = parts.registry.find(approval.instance)
     about = {"handle": instance.handle, "agent": instance.launch.agent} if instance else {"handle": None, "agent": None}
-    return msgspec.structs.asdict(approval) | about
+    return ApprovalInfo(**msgspec.structs.asdict(approval), **about)

@@ -33,6 +33,8 @@ PRINCIPAL: Final = "aegis.principal"
 #: The most of a request's head (the body may begin in the same read), in bytes, and how long a stranger may take for it, in seconds.
 _MAX_HEAD: Final = 512 * 1024
 _PATIENCE: Final = 5.0
+#: How a page's WebSocket brings its token along: as this subprotocol, with the token behind it.
+BEARER: Final = "aegis.bearer."
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^][:]+)(?::[0-9]{1,5})?")
 _EVERYWHERE: Final = frozenset({"0.0.0.0", "[::]"})  # noqa: S104 - these are left out of the names, not listened on
 _LOCAL_NAMES: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -85,8 +87,12 @@ class PeerProtocol(HttpToolsProtocol):
             self._asking = None
 
 
+class _NoBearer(AegisError):
+    """Nobody said who he is, or not truly."""
+
+
 class Door:
-    """ASGI middleware that lets nobody in unproven."""
+    """ASGI middleware that lets nobody in unproven, by HTTP or WebSocket."""
 
     def __init__(self, app: ASGIApp, token: str | None, listens: Collection[str]) -> None:
         self._app = app
@@ -94,11 +100,16 @@ class Door:
         self._hosts = _LOCAL_NAMES | {listen.rpartition(":")[0] for listen in listens} - _EVERYWHERE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+        if scope["type"] not in ("http", "websocket"):  # there is no other way in
+            raise RuntimeError(f"the door knows no {scope['type']!r}")
         try:
             scope[PRINCIPAL] = self._prove(scope)
+        except _NoBearer as error:
+            answer = error_response(error)
+            answer.status_code = 401
+            answer.headers["www-authenticate"] = 'Bearer realm="aegis"'
+            await answer(scope, receive, send)
+            return
         except AegisError as error:
             await error_response(error)(scope, receive, send)
             return
@@ -115,9 +126,9 @@ class Door:
         if sum(name.lower() == b"host" for name, _ in scope["headers"]) > 1:
             raise AegisError(ErrorKind.DENIED, "more than one Host", "use the address it listens on")
         self._check_names(headers)
-        given = headers.get("authorization", "").removeprefix("Bearer ").encode()
+        given = _bearer(scope, headers).encode()
         if self._token is None or not hmac.compare_digest(given, self._token.encode()):
-            raise AegisError(ErrorKind.DENIED, "a bearer token is needed over TCP", "send the content of the file `token` in the home")
+            raise _NoBearer(ErrorKind.DENIED, "a bearer token is needed over TCP", "send the content of the file `token` in the home")
         return Principal(PrincipalKind.PERSON, "token")
 
     def _check_names(self, headers: dict[str, Any]) -> None:
@@ -130,6 +141,18 @@ class Door:
             raise AegisError(
                 ErrorKind.DENIED, f"Origin {origin[:80]!r} may not speak to this daemon", "call it from a program, not from a web page"
             )
+
+
+def _bearer(scope: Scope, headers: dict[str, Any]) -> str:
+    """The token that a request brings along: in its header, or, as no page can set that for a WebSocket, as a subprotocol."""
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return str(token.strip())
+    if scope["type"] == "websocket":
+        offered = [name.removeprefix(BEARER) for name in scope["subprotocols"] if name.startswith(BEARER)]
+        if len(offered) == 1:
+            return str(offered[0])
+    return ""
 
 
 @functools.lru_cache(maxsize=64)

@@ -73,7 +73,8 @@ def _payload(fact: e.Fact) -> tuple[list[str], dict[str, Any]]:
     match fact:
         case e.MailAccepted(message_id, sender, text, msg_id, user):
             body: dict[str, Any] = {"text": text, "id": message_id, "sender": sender}
-            more = ({"user": user} if user else {}) | ({"images": fact.images} if fact.images else {})
+            told = {"user": user, "images": fact.images, "name": fact.name, "task": fact.task, "status": fact.status, "hops": fact.hops}
+            more = {key: value for key, value in told.items() if value}
             return [msg_id] if msg_id else [], body | more
         case e.MailInjected(ids, msg_ids):
             return msg_ids, {"status": "received", "ids": ids}

@@ -1,4 +1,4 @@
-"""Routes of the home itself: status, doctor, events, audit, secrets, definitions, configuration."""
+"""Routes of the home itself: status, doctor, audit, secrets, definitions, configuration."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import msgspec
 
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.version import __version__
-from aegis.daemon.http.answers import Streamed, json_response, query_int, read_json
+from aegis.daemon.http.answers import json_response, query_flag, query_int, read_json
 from aegis.daemon.http.instances import house, principal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from starlette.requests import Request
     from starlette.responses import Response
 
 
 async def status(request: Request) -> Response:
-    """GET /v1/status"""
+    """GET /v1/status?restored: with `restored` also every instance as it came back with this daemon, and why it could not be started."""
     parts = house(request)
+    returning = parts.agents.returning
+    restored = {"restored": await returning.report()} if query_flag(request, "restored") else {}
     strongest = await parts.doctor.strongest()
     return json_response(
         {
@@ -36,6 +36,10 @@ async def status(request: Request) -> Response:
             "backend": strongest,
             "head": parts.store.head,
             "instances": dict(Counter(i.state.value for i in parts.registry.all())),
+            "disabled": sum(not i.enabled for i in parts.registry.all()),
+            "put_aside": returning.put_aside,
+            "hindered": returning.hindered,
+            **restored,
             "capabilities": {"pause_resume": True, "persistent_pause": False, "boot_from_disk_layers": False, "network_backend": "tether"},
             "listen": parts.listens,
         }
@@ -56,9 +60,14 @@ async def doctor(request: Request) -> Response:
     """GET /v1/doctor?sandbox&store"""
     examine = house(request).doctor
     report = await examine.report()
+    report["instances"] = [
+        {"name": one.handle, "ok": not one.obstacle, "detail": one.obstacle or "; ".join(one.notes), "mend": one.mend}
+        for one in await house(request).agents.returning.report()
+        if one.obstacle or one.notes
+    ]
     if name := request.query_params.get("sandbox"):
         report["conformance"] = await examine.conformance(name)
-    if request.query_params.get("store", "").lower() in ("1", "true", "yes"):
+    if query_flag(request, "store"):
         report["checks"] += [
             {"name": f"store: {c.name}", "ok": c.ok, "detail": c.detail, "mend": ""} for c in await house(request).store.check()
         ]
@@ -80,30 +89,6 @@ async def backup(request: Request) -> Response:
     await parts.gate.pass_through(principal(request), "home.backup", str(target))
     await parts.store.backup(target)
     return json_response({"path": str(target), "bytes": target.stat().st_size})
-
-
-async def events(request: Request) -> Response:
-    """GET /v1/events?after&before&limit&instance&session&types&follow: the oldest after a number, or with `before` the newest before it."""
-    parts = house(request)
-    name = request.query_params.get("instance")
-    place = parts.registry.get(name).id if name else None
-    after = query_int(request, "after", 0, 0, 2**62)
-    session = request.query_params.get("session") or None
-    types = [kind for kind in request.query_params.get("types", "").split(",") if kind] or None
-    if request.query_params.get("follow", "").lower() not in ("1", "true", "yes"):
-        limit = query_int(request, "limit", 100, 1, 1000)
-        before = query_int(request, "before", 0, 0, 2**62) if request.query_params.get("before") else None
-        page = parts.store.events(after, instance=place, session=session, types=types, limit=limit, before=before)
-        return json_response({"events": page.events, "next_seq": page.next_seq, "evicted": page.evicted})
-    subscription = parts.store.subscribe(after=after, instance=place, session=session)
-    encode = msgspec.json.Encoder()
-
-    async def produce(write: Callable[[bytes], Awaitable[None]]) -> None:
-        while page := await subscription.page():
-            if wanted := page if types is None else [event for event in page if event.type in types]:
-                await write(encode.encode_lines(wanted))
-
-    return Streamed(produce)
 
 
 async def audit(request: Request) -> Response:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from aegis.core.errors import AegisError, ErrorKind, unknown_name
-from aegis.daemon.http.answers import Streamed, json_response, query_int, read_json
+from aegis.core.errors import AegisError, ErrorKind
+from aegis.daemon.http.answers import Streamed, json_response, query_flag, query_int, read_json
 from aegis.daemon.http.door import PRINCIPAL
+from aegis.daemon.starting import begin
 from aegis.services.agents.launching import StartRequest
 
 if TYPE_CHECKING:
@@ -57,22 +58,8 @@ async def create(request: Request) -> Response:
     """POST /v1/instances: a new instance (201), or a stopped one of that handle started again (200)."""
     wanted = await read_json(request, StartRequest)
     parts = house(request)
-    known = parts.registry.find(wanted.handle) if wanted.handle else None
-    if known is not None:
-        if known.state.value not in ("stopped", "failed", "created"):
-            raise AegisError(
-                ErrorKind.CONFLICT,
-                f"`{known.handle}` is {known.state}",
-                f"`aegis instance info {known.handle}` shows it; choose another --name",
-            )
-        if known.state.value == "failed" and parts.agents.is_blank(known):  # its first start failed: mended flags count
-            again = await parts.launching.resolve(wanted)
-        else:
-            again = await parts.launching.merge_secrets(known.launch, wanted.secrets)
-        await parts.agents.start(principal(request), known, again if again != known.launch else None)
-        return json_response(parts.agents.describe(known))
-    launch = await parts.launching.resolve(wanted)
-    return json_response(parts.agents.describe(await parts.agents.create(principal(request), wanted.handle, launch)), 201)
+    begun, created = await begin(parts, principal(request), wanted)
+    return json_response(parts.agents.describe(begun), 201 if created else 200)
 
 
 async def show(request: Request) -> Response:
@@ -82,16 +69,14 @@ async def show(request: Request) -> Response:
 
 async def delete(request: Request) -> Response:
     """DELETE /v1/instances/{name}"""
-    await house(request).agents.delete(principal(request), instance(request))
-    return json_response({"status": "deleted"})
+    gone = await house(request).agents.delete(principal(request), instance(request))
+    return json_response({"status": "deleted", "also": [one.handle for one in gone[1:]]})
 
 
 async def act(request: Request) -> Response:
-    """POST /v1/instances/{name}/{start|pause|resume|restart|disable}"""
+    """POST /v1/instances/{name}/{start|pause|resume|restart|disable}: the table lets no other word through."""
     found, agents, action = instance(request), house(request).agents, request.path_params["action"]
     verbs = {"start": agents.start, "pause": agents.pause, "resume": agents.resume, "restart": agents.restart, "disable": agents.disable}
-    if action not in verbs:
-        raise unknown_name("action", action, verbs)
     await verbs[action](principal(request), found)
     return json_response(agents.describe(found))
 
@@ -106,7 +91,7 @@ async def logs(request: Request) -> Response:
     log = house(request).agents.log(instance(request))
     tail = query_int(request, "tail", 0, 0, 1_000_000) if "tail" in request.query_params else None
     since = _timestamp(request.query_params.get("since"))
-    follow = request.query_params.get("follow", "").lower() in ("1", "true", "yes")
+    follow = query_flag(request, "follow")
     encode = msgspec.json.Encoder()
 
     async def produce(write: Callable[[bytes], Awaitable[None]]) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from aegis.core.envelopes import DEFAULT_SESSION, MAX_IMAGE, MAX_IMAGES, Image, session_key
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.daemon.http.answers import MAX_BODY, Streamed, json_response, query_int, read_json
+from aegis.daemon.http.following import follow, resume, wants_sse
 from aegis.daemon.http.frames import answers, event_types, render
 from aegis.daemon.http.instances import house, instance, principal
 from aegis.daemon.http.transcripts import SAYING, said
@@ -21,12 +21,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from aegis.services.agents import Instance
 
 #: The agent whose memory Aegis keeps.
 NATIVE = "native"
-#: A stream says that it is alive after so many seconds without a frame.
-HEARTBEAT = 15.0
 #: The largest frame, in bytes: the pictures in base64, and the rest.
 _MAX_FRAME = MAX_BODY + MAX_IMAGES * MAX_IMAGE * 4 // 3
 
@@ -46,13 +43,16 @@ class Payload(msgspec.Struct):
     user: dict[str, Any] | None = None
     interrupt: bool = False
     expires_s: float | None = None
+    task: str | None = None
+    report_to: str | None = None
+    hold: bool = False
 
 
 class IngressFrame(msgspec.Struct):
     """A frame from a sender."""
 
-    type: str
-    v: int = 1
+    type: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["user.message", "control.cancel", "control.ping"]})]
+    v: Annotated[int, msgspec.Meta(extra_json_schema={"const": 1})] = 1
     session: SessionName = msgspec.field(default_factory=SessionName)
     msg_id: str | None = None
     payload: Payload | None = None
@@ -71,7 +71,6 @@ async def ingress(request: Request) -> Response:
     answer: dict[str, Any] = {"msg_id": frame.msg_id, "session_id": frame.session.id}
     match frame.type:
         case "user.message":
-            _check_receiver(found)
             expires = parts.clock.now() + payload.expires_s if payload.expires_s is not None else None
             draft = Draft(
                 instance=found.id,
@@ -82,6 +81,9 @@ async def ingress(request: Request) -> Response:
                 interrupt=payload.interrupt,
                 expires=expires,
                 images=payload.images,
+                task=payload.task,
+                report_to=None if payload.report_to is None else parts.registry.get(payload.report_to).id,
+                hold=payload.hold,
             )
             receipt = await parts.mail.accept(who, draft)
             return json_response({**answer, "ingress_seq": receipt.seq, "id": receipt.id, "duplicate": receipt.duplicate}, 202)
@@ -134,33 +136,18 @@ async def poll(request: Request) -> Response:
 
 async def stream(request: Request) -> Response:
     """GET /v1/instances/{name}/tether/stream: frames as they come, NDJSON or SSE, from `after_seq` or `Last-Event-ID` on."""
-    found, parts = instance(request), house(request)
-    sse = "text/event-stream" in request.headers.get("accept", "")
-    resume = request.headers.get("last-event-id", "")
-    after: int | None = int(resume) if resume.isdigit() else None
-    if "after_seq" in request.query_params:
-        after = query_int(request, "after_seq", 0, 0, 2**62)
+    found, parts, sse = instance(request), house(request), wants_sse(request)
     matches = _matcher(request)
-    subscription = parts.store.subscribe(after=after, instance=found.id)
+    subscription = parts.store.subscribe(after=resume(request, "after_seq"), instance=found.id)
 
     async def produce(write: Callable[[bytes], Awaitable[None]]) -> None:
-        told = 0
-        while True:
-            try:
-                async with asyncio.timeout(HEARTBEAT):
-                    events = await subscription.page()
-            except TimeoutError:
+        async for news in follow(subscription):
+            if news.evicted:  # its `seq` is the cursor: who comes back with it misses nothing
+                gap = {"v": 1, "type": "event.evicted", "seq": news.cursor, "payload": {"evicted": news.evicted}}
+                await write(_line(gap, sse))
+            elif not news.events:
                 await write(b": alive\n\n" if sse else b"\n")
-                continue
-            if not events:
-                return
-            out = []
-            if subscription.evicted > told:
-                told = subscription.evicted
-                gap = {"v": 1, "type": "event.evicted", "seq": told, "payload": {"evicted": told}}
-                out.append(_line(gap, sse))
-            out += [_line(frame, sse) for event in events if (frame := render(event)) is not None and matches(frame)]
-            if out:
+            elif out := [_line(frame, sse) for event in news.events if (frame := render(event)) is not None and matches(frame)]:
                 await write(b"".join(out))
 
     return Streamed(produce, "text/event-stream" if sse else "application/x-ndjson")
@@ -178,11 +165,6 @@ async def transcript(request: Request) -> Response:
         messages = said(parts.store.events(after, instance=found.id, session=session, types=SAYING, limit=limit).events)
         more = bool(messages)
     return json_response({"session": session, "messages": messages, "next": messages[-1]["n"] if more else None})
-
-
-async def mail(request: Request) -> Response:
-    """GET /v1/instances/{name}/mail"""
-    return json_response(house(request).mail.box(instance(request).id, query_int(request, "limit", 100, 1, 1000)))
 
 
 def _line(frame: dict[str, Any], sse: bool) -> bytes:
@@ -204,14 +186,3 @@ def _matcher(request: Request) -> Callable[[dict[str, Any]], bool]:
         )
 
     return matches
-
-
-def _check_receiver(found: Instance) -> None:
-    if not found.enabled:
-        raise AegisError(
-            ErrorKind.CONFLICT, f"`{found.handle}` is disabled", f"`aegis instance start --name {found.handle}` enables it again"
-        )
-    if found.launch.driver is None:
-        raise AegisError(
-            ErrorKind.CONFLICT, f"`{found.handle}` runs a program, not an agent", "start one with `aegis instance start --kit agent`"
-        )

@@ -15,14 +15,20 @@ if TYPE_CHECKING:
 
 
 class Caller(NamedTuple):
-    """Who calls, proven by the connection. `instance` and `session` are None for a person's own agent."""
+    """Who calls, proven by the connection. `instance` and `session` are None for a person's own agent.
+
+    `directory` is where that one works, an absolute path, by its own word; empty when it did not say. `converses`: it is the program of
+    the session itself, whose model reads what comes back, not another program that runs in its sandbox.
+    """
 
     principal: Principal
     instance: Instance | None = None
     session: str | None = None
+    directory: str = ""
+    converses: bool = False
 
 
-class Arguments(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Base of all arguments. Fields with `msgspec.Meta(description=...)` make the JSON schema that the model reads."""
 
 

@@ -42,6 +42,7 @@ class AcpDriver:
             images=agent.images,
             switch_model=agent.model.switch != "none",
             modes=agent.modes.known,
+            unasking=agent.modes.unasking,
             efforts=agent.effort.known,
             forgets_failed=agent.quirks.forgets_failed,
         )
@@ -87,7 +88,7 @@ class AcpDriver:
         conversation = AcpConversation(agent, link, program, place, machine, first)
         try:
             async with asyncio.timeout(_START_SECONDS):
-                conversation.begin(await self._open(conversation, spec, found))
+                conversation.begin(await self._open(link, conversation, spec, found))
         except TimeoutError:
             await conversation.close()
             text = f"{agent.title} was not ready within {_START_SECONDS:g} s"
@@ -97,7 +98,7 @@ class AcpDriver:
             raise
         return conversation
 
-    async def _open(self, conversation: AcpConversation, spec: ConversationSpec, found: Installation) -> Opened:
+    async def _open(self, link: Link, conversation: AcpConversation, spec: ConversationSpec, found: Installation) -> Opened:
         params = {"protocolVersion": _PROTOCOL, "clientCapabilities": _CLIENT, "clientInfo": _INFO}
         hello = await conversation.call("initialize", params)
         if hello.get("protocolVersion") != _PROTOCOL:
@@ -105,7 +106,7 @@ class AcpDriver:
             raise AegisError(ErrorKind.UNAVAILABLE, text, self.agent.program.install and f"`{self.agent.program.install}`")
         can = _table(hello, "agentCapabilities")
         conversation.images = self.agent.images and bool(_table(can, "promptCapabilities").get("image"))
-        servers = [_mcp(server, self.agent, _table(can, "mcpCapabilities")) for server in spec.mcp]
+        servers = [_mcp(server, self.agent, _table(can, "mcpCapabilities"), link) for server in spec.mcp]
         where = {"cwd": spec.cwd, "mcpServers": servers}
         try:
             known = await self._session(conversation, spec, where, can)
@@ -214,11 +215,23 @@ def _wants_endpoint(value: Any) -> bool:
     return templates.needs(value, "endpoint") or templates.needs(value, "token")
 
 
-def _mcp(server: McpServer, agent: AgentSpec, can: dict[str, Any]) -> dict[str, Any]:
-    """An MCP server in the protocol's form. Raises AegisError(UNAVAILABLE) for one that the agent cannot reach."""
+def _mcp(server: McpServer, agent: AgentSpec, can: dict[str, Any], link: Link) -> dict[str, Any]:
+    """An MCP server in the protocol's form. Raises AegisError(UNAVAILABLE) for one that the agent cannot reach.
+
+    An agent that takes only commands gets one for Aegis's own server.
+    """
     if not server.url:
         command, *args = server.command or [""]
         return {"name": server.name, "command": command, "args": args, "env": _named(server.env)}
+    if not can.get("http") and server.url.startswith(f"{link.mcp}/"):
+        token = server.headers.get("Authorization", "").removeprefix("Bearer ")
+        command, *args = link.mcp_command
+        return {
+            "name": server.name,
+            "command": command,
+            "args": args,
+            "env": _named({"AEGIS_MCP_URL": server.url, "AEGIS_MCP_TOKEN": token}),
+        }
     if not can.get("http"):
         raise AegisError(ErrorKind.UNAVAILABLE, f"{agent.title} does not reach the MCP server `{server.name}`: it takes only commands")
     return {"type": "http", "name": server.name, "url": server.url, "headers": _named(server.headers)}

@@ -78,31 +78,31 @@ class Place(msgspec.Struct, frozen=True):
 async def make(link: Link, agent: str, session: str) -> Place:
     """Make the directory for temporary files of one session's process, empty. Raises AegisError(FAILED)."""
     mark = hashlib.sha256(session.encode()).hexdigest()[:12]
-    output = await _run(link, _MAKE, [f"aegis-{agent}-{mark}"])
+    output = await run(link, _MAKE, [f"aegis-{agent}-{mark}"])
     home, _, rest = output.partition("\n")
     return Place(home, rest.rstrip("\n"))
 
 
 async def write(link: Link, path: str, text: str) -> None:
     """Write a file that only the agent's user reads. Raises AegisError(FAILED)."""
-    await _run(link, _WRITE, [path], text.encode())
+    await run(link, _WRITE, [path], text.encode())
 
 
 async def rename(link: Link, wanted: Rename, session: str) -> None:
     """Do what a data file asks for before a session is loaded. Raises AegisError(FAILED)."""
     short = "".join(letter for letter in session[:8] if letter.isalnum())
     names = [text.replace("{short}", short) for text in (wanted.directory, wanted.match, wanted.to)]
-    await _run(link, _RENAME, names)
+    await run(link, _RENAME, names)
 
 
 async def sweep(link: Link, place: Place) -> None:
     """End what still runs of a process and remove its temporary files. Says nothing when the sandbox is gone."""
     with contextlib.suppress(AegisError):
-        await _run(link, _SWEEP, [place.tmp])
+        await run(link, _SWEEP, [place.tmp])
 
 
-async def _run(link: Link, script: str, words: list[str], stdin: bytes = b"") -> str:
-    """Run a script inside and return what it said."""
+async def run(link: Link, script: str, words: list[str], stdin: bytes = b"") -> str:
+    """Run a script inside and return what it said, on stdout and stderr alike. Raises AegisError(FAILED) with its end."""
     program = await link.run(["/bin/sh", "-c", script, "sh", *words])
     said = bytearray()
     try:

@@ -69,6 +69,7 @@ class Modes(msgspec.Struct, frozen=True, kw_only=True):
     write: str = ""
     full: str = ""
     option: str = ""  # the id of a configuration option to set, in the place of `session/set_mode`
+    unasking: tuple[str, ...] = ()  # those in which it changes or runs something without asking for leave
 
 
 class Effort(msgspec.Struct, frozen=True, kw_only=True):

@@ -65,6 +65,10 @@ class ClaudeConversation:
         """Begin a turn; see the port. While the program is in a turn of its own, the messages follow it."""
         self._post(self._machine.send(turn, messages, continues=continues))
 
+    async def add(self, turn: str, messages: list[Message]) -> None:
+        """Hand further messages to the turn that runs; see `Listening`."""
+        self._post(self._machine.add(messages))
+
     async def events(self) -> AsyncIterator[DriverEvent]:
         """Everything the program says; see the port. To be iterated once."""
         early, self._early = self._early, []
@@ -222,11 +226,13 @@ class ClaudeDriver:
     capabilities = Capabilities(
         resume=True,
         fork=True,
+        mid_turn_input=True,
         permission_requests=True,
         images=True,
         switch_model=True,
         tells_retries=True,
         modes=launch.MODES,
+        unasking=launch.UNASKING,
         efforts=launch.EFFORTS,
     )
     dialects: tuple[Dialect, ...] = ("anthropic",)

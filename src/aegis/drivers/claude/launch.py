@@ -15,6 +15,8 @@ from aegis.drivers import ConversationSpec
 
 #: Modes that ask for what they do not allow. `bypassPermissions` never asks, so Aegis's answers would mean nothing.
 MODES: Final = ("default", "acceptEdits", "plan", "dontAsk")
+#: Those in which it edits without asking; in the last one it asks for nothing, and refuses instead.
+UNASKING: Final = ("acceptEdits",)
 EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 #: What keeps it from talking to anybody but its model, from updating itself, and from planning for times when nobody wakes it.
 QUIET: Final = {

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
+
 from aegis.core.events import (
     Fact,
     Outcome,
@@ -83,6 +85,8 @@ class Machine:
         self._turn: Turn | None = None
         self._sent: Sent | None = None  # written, not taken up
         self._held: deque[Sent] = deque()  # to be written when the turn of the program's own is over
+        self._added: dict[str, list[str]] = {}  # written in the middle of the turn and not taken up: name of the frame -> our ids
+        self._ending: Finished | None = None  # the end that the turn would have, were nothing of that left
         self._out: list[bytes] = []
         self._lifecycle = False  # the program says when it takes up a message
         self._counter = results.Counter(resumed=resumed)
@@ -120,21 +124,27 @@ class Machine:
         Empty while the program is in a turn of its own: then `outgoing` gives the frame in time.
         """
         blocks: list[dict[str, Any]] = [{"type": "text", "text": _GO_ON}] if continues or not messages else []
-        for message in messages:
-            if message.text or not message.images:
-                blocks.append({"type": "text", "text": message.text})
-            blocks += [
-                {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": image.data}}
-                for image in message.images
-            ]
         ids = [message.id for message in messages]
         name = frame_id(ids or [turn])
-        sent = Sent(ids, name, frames.line({"type": "user", "uuid": name, "message": {"role": "user", "content": blocks}}))
+        sent = Sent(ids, name, _user_frame(name, [*blocks, *_blocks(messages)]))
         if self._turn is not None or self._sent is not None:
             self._held.append(sent)
             return b""
         self._sent = sent
         return sent.frame
+
+    def add(self, messages: list[Message]) -> bytes:
+        """Hand further messages to the running turn; see `Listening`. Empty when none runs that could take them.
+
+        The CLI queues the frame and takes it up with the result of the next tool. When no tool is used any more it works on it after the
+        `result`, and tells another one: both are one turn here.
+        """
+        if self._turn is None or self._turn.origin != "mail" or self._turn.told.cut or not self._lifecycle:
+            return b""
+        ids = [message.id for message in messages]
+        name = frame_id(ids)
+        self._added[name] = ids
+        return _user_frame(name, _blocks(messages))
 
     def interrupt(self) -> bytes:
         """Cut the running turn; also one that is on its way. Empty between turns."""
@@ -143,11 +153,11 @@ class Machine:
                 sent.cut = True
         if self._turn is None and self._sent is None:
             return b""
-        refusals = b""
+        refusals = b"".join(self.request("cancel_async_message", message_uuid=name)[1] for name in self._added)  # else it goes on with them
         if self._turn is not None:
             self._turn.told.cut = True
             if self._turn.origin == "asking":  # no work of the main thread that could be cut
-                refusals = b"".join(self.answer(ident, Answer(False, "interrupted")) for ident in list(self._asked))
+                refusals += b"".join(self.answer(ident, Answer(False, "interrupted")) for ident in list(self._asked))
         return refusals + self.request("interrupt")[1]
 
     def answer(self, request: str, answer: Answer) -> bytes:
@@ -273,14 +283,29 @@ class Machine:
     def _end(self, event: Finished, out: list[DriverEvent]) -> None:
         out += [Withdrawn(ident) for ident in self._asked]
         self._asked.clear()
-        out.append(event)
-        self._turn = None
+        out.append(_joined(self._ending, event))
+        self._turn = self._ending = None
+        self._added.clear()
         if self._sent is None and self._held:
             self._sent = self._held.popleft()
             self._out.append(self._sent.frame)
 
+    def _end_held(self, out: list[DriverEvent]) -> None:
+        """The end that was told already: the messages that it waited for are not taken up."""
+        end, self._ending = self._ending, None
+        assert end is not None
+        self._end(end, out)
+
     def _command(self, frame: dict[str, Any], out: list[DriverEvent]) -> None:
         self._lifecycle = True
+        ids = self._added.pop(a_text(frame.get("command_uuid")), None) if frame.get("state") != "queued" else None
+        if ids is not None and self._turn is not None:
+            if frame.get("state") == "started":
+                self._turn.unseen = [*self._turn.unseen, *ids]
+                out.append(Accepted(ids))
+            elif self._ending is not None and not self._added:
+                self._end_held(out)
+            return
         if self._sent is None or frame.get("command_uuid") != self._sent.name:
             return
         match frame.get("state"):
@@ -307,7 +332,12 @@ class Machine:
             out += [Happened(_usage(name, part)) for name, part in tokens.items() if part.input or part.output]
         turn.told.resets_at, turn.told.limited, turn.told.now = self._limit, self._limit is not None, self._now
         self._limit = None
-        self._end(results.finished(frame, turn.told, results.summed(tokens.values())), out)
+        end = results.finished(frame, turn.told, results.summed(tokens.values()))
+        if self._added and not turn.told.cut:  # it goes on with those
+            self._ending = _joined(self._ending, end)
+            turn.told = results.Told()
+        else:
+            self._end(end, out)
 
     # The model's words.
 
@@ -469,7 +499,9 @@ class Machine:
                 delay, attempt = a_count(frame.get("retry_delay_ms")) / 1000, a_count(frame.get("attempt"))
                 out.append(Happened(Retrying(attempt, delay, a_count(frame.get("error_status")), a_text(frame.get("error")))))
             case "session_state_changed" if frame.get("state") == "idle" and self._turn is not None and self._lifecycle:
-                if self._turn.origin != "asking":  # no result is to come any more
+                if self._ending is not None:
+                    self._end_held(out)
+                elif self._turn.origin != "asking":  # no result is to come any more
                     self._end(self._turn.without_result(), out)
             case "background_tasks_changed":
                 self._tasks = {a_text(a_dict(task).get("task_id")) for task in a_list(frame.get("tasks"))[:_TASKS]}
@@ -515,6 +547,37 @@ class Machine:
                 self._now = datetime.fromisoformat(stamp).timestamp()
             except (ValueError, OverflowError):
                 return
+
+
+def _blocks(messages: list[Message]) -> list[dict[str, Any]]:
+    blocks: list[dict[str, Any]] = []
+    for message in messages:
+        if message.text or not message.images:
+            blocks.append({"type": "text", "text": message.text})
+        blocks += [
+            {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": image.data}} for image in message.images
+        ]
+    return blocks
+
+
+def _user_frame(name: str, blocks: list[dict[str, Any]]) -> bytes:
+    return frames.line({"type": "user", "uuid": name, "message": {"role": "user", "content": blocks}})
+
+
+def _joined(first: Finished | None, last: Finished) -> Finished:
+    """The end of a turn that had two: all of its text, and what both used."""
+    if first is None:
+        return last
+    cost = None if first.cost_usd is None and last.cost_usd is None else (first.cost_usd or 0.0) + (last.cost_usd or 0.0)
+    return msgspec.structs.replace(
+        last,
+        text="\n\n".join(text for text in (first.text, last.text) if text),
+        rounds=first.rounds + last.rounds,
+        input=first.input + last.input,
+        output=first.output + last.output,
+        cached=first.cached + last.cached,
+        cost_usd=cost,
+    )
 
 
 def _usage(model: str, tokens: results.Tokens) -> Usage:

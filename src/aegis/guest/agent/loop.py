@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from aegis.guest.agent.dialects import Dialect, Reply
+    from aegis.guest.agent.mcp.servers import Servers
     from aegis.guest.agent.memory import Memory
     from aegis.guest.agent.model import Model
     from aegis.guest.agent.wire import Wire
@@ -50,6 +51,7 @@ class Settings:
         self.tool_seconds: float = limits["tool_seconds"]
         self.context_tokens: int = limits["context_tokens"]
         self.max_tokens: int = limits["max_tokens"]
+        self.mcp: list[dict[str, Any]] = init.get("mcp") or []
 
     def change(self, changes: dict[str, Any]) -> None:
         """Take what the session was told meanwhile."""
@@ -66,16 +68,28 @@ class Loop:
         self._model = model
         self._dialect = dialect
         self._settings = settings
-        self._tools = tools.offered(settings.permission)
         self._unseen = set(memory.unseen())
         self._rounds = self._start = 0  # of the current turn: model calls made, and where it begins in memory
+        self._turn = ""  # its id
         self._asked = 0
-        self._overhead = context.tokens(settings.system) + sum(context.tokens(str(tool)) for tool in self._tools)
+        self._servers: Servers | None = None
+        self._offer(tools.offered(settings.permission))
+
+    def close(self) -> None:
+        """End what the session started beside itself."""
+        if self._servers is not None:
+            self._servers.close()
+
+    def _offer(self, offered: list[dict[str, Any]]) -> None:
+        """Offer the model these tools from now on."""
+        self._tools = offered
+        self._overhead = context.tokens(self._settings.system) + sum(context.tokens(str(tool)) for tool in offered)
 
     def turn(self, frame: dict[str, Any]) -> None:
         """Do one turn, from the frame that asks for it to `finished`. Raises Closed only."""
         self._rounds = 0
         self._start = len(self._memory.messages)
+        self._turn = str(frame.get("turn", ""))
         self._wire.begin(self._settings.turn_seconds)
         try:
             if self._take(frame):
@@ -111,25 +125,56 @@ class Loop:
         ended = memory.last_role() == "assistant" and not memory.dangling()
         if dangling := memory.dangling():
             memory.record("tool", [result(call, False, UNKNOWN) for call in dangling])
-        blocks: list[dict[str, Any]] = []
-        for m in fresh:
-            blocks += [{"type": "text", "text": m["text"]}, *memory.pictures.take(m["id"], m.get("images") or [])]
-        if frame.get("continues") and not ended:
-            blocks.insert(0, {"type": "text", "text": GO_ON})
-        if blocks:
-            memory.record("user", blocks, [m["id"] for m in fresh])
-            self._unseen |= {m["id"] for m in fresh}
+        self._listen(fresh, [{"type": "text", "text": GO_ON}] if frame.get("continues") and not ended else [])
         self._wire.send("accepted", ids=[m["id"] for m in messages])
         return not ended or bool(fresh)
 
     def _work(self) -> None:
+        self._equip(turn=True)
         while self._rounds < self._settings.rounds:
             reply = self._ask()
             calls = self._remember(reply)
             if not calls:
                 return
             self._run(calls, cut=reply.stop == CUT)
+            self._hear()
+            self._equip()
         raise Stopped("limited", f"the limit of {self._settings.rounds} rounds is reached", "rounds")
+
+    def _equip(self, *, turn: bool = False) -> None:
+        """Offer the tools of the MCP servers, which are started when the first turn begins. What does not work is told to the model."""
+        settings = self._settings
+        if not settings.mcp:
+            return
+        try:
+            if self._servers is None:
+                from aegis.guest.agent.mcp.servers import Servers  # only sessions that have servers pay for it
+
+                self._servers = Servers(self._wire, settings.mcp, tools.TOOLS, settings.tool_seconds)
+            if self._servers.ready(turn=turn):
+                self._offer([*tools.offered(settings.permission), *self._servers.offered()])
+        except Stopped as stop:
+            self._model.begin()
+            self._remember_cut(stop)
+            raise
+        if notes := self._servers.notes():
+            self._memory.record("user", [{"type": "text", "text": notes}])
+
+    def _hear(self) -> None:
+        """Remember the messages that came while the tools ran, so that the next model call has them. What comes later waits for a turn."""
+        self._wire.check()
+        known = self._memory.ids()
+        fresh = {m["id"]: m for m in self._wire.mail(self._turn) if m["id"] not in known}
+        if fresh:
+            self._listen([*fresh.values()], [])
+
+    def _listen(self, fresh: list[dict[str, Any]], blocks: list[dict[str, Any]]) -> None:
+        """Remember new messages, behind these blocks."""
+        for m in fresh:
+            blocks += [{"type": "text", "text": m["text"]}, *self._memory.pictures.take(m["id"], m.get("images") or [])]
+        if blocks:
+            self._memory.record("user", blocks, [m["id"] for m in fresh])
+            self._unseen |= {m["id"] for m in fresh}
 
     def _ask(self) -> Reply:
         """One model call. When the turn is stopped in it, what the model had said is remembered."""
@@ -194,6 +239,7 @@ class Loop:
     def _run(self, calls: list[Call], *, cut: bool) -> None:
         """Run the calls one after the other and record their results, all of them, however it ends."""
         results: list[dict[str, Any]] = []
+        pictures: list[dict[str, Any]] = []
         stopped: Stopped | None = None
         for call in calls:
             block = call.block()
@@ -203,15 +249,15 @@ class Loop:
                 results.append(result(block, False, f"error: not run: {stopped.reason}"))
             else:
                 try:
-                    results.append(self._use(call))
+                    results.append(self._use(call, pictures))
                 except Stopped as stop:
                     stopped = stop
                     results.append(result(block, False, f"error: {stop.reason}\n{stop.output}".rstrip("\n")))
-        self._memory.record("tool", results)
+        self._memory.record("tool", results + pictures)
         if stopped:
             raise stopped
 
-    def _use(self, call: Call) -> dict[str, Any]:
+    def _use(self, call: Call, pictures: list[dict[str, Any]]) -> dict[str, Any]:
         self._wire.check()
         self._wire.send("presence", state=f"tool: {call.name}")
         started = time.monotonic()
@@ -226,7 +272,9 @@ class Loop:
             return answer
 
         asks = leave if settings.asks else None
-        output = tools.use(self._wire, call.name, call.input, call.problem, settings.permission, settings.tool_seconds, asks)
+        output = tools.use(self._wire, call.name, call.input, call.problem, settings.permission, settings.tool_seconds, asks, self._servers)
+        if output.pictures:
+            pictures += self._memory.pictures.made([{"media_type": kind, "data": data} for kind, data in output.pictures])
         return result(call.block(), output.ok, output.text, output.truncated, round(_ms_since(started) - waited, 3))
 
     def _ask_leave(self, call: str, name: str, arguments: dict[str, Any]) -> str | dict[str, Any]:

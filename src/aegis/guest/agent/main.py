@@ -14,6 +14,7 @@ from aegis.guest.agent.wire import Closed, Wire
 def main() -> None:
     """Be the agent of one session. The environment gives `AEGIS_MODEL_URL` and `AEGIS_TOKEN`."""
     wire = _wire()
+    loop: Loop | None = None
     try:
         init = wire.receive()
         dialect_ = dialect(init["dialect"])
@@ -25,6 +26,9 @@ def main() -> None:
             loop.turn(wire.receive())
     except Closed:
         return
+    finally:
+        if loop is not None:
+            loop.close()
 
 
 def _wire() -> Wire:

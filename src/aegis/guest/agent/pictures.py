@@ -1,10 +1,13 @@
 """The pictures of a conversation. Memory names them by message and number; their bytes are here, and only the newest.
 
 A block of memory is `{"type": "image", "media_type", "message", "n"}`. Its data comes with the message, or with the history that the
-agent is started with, and is never sent back to the daemon, which has it by the same name.
+agent is started with, and is never sent back to the daemon, which has it by the same name. What a tool showed nobody else has: the
+next process knows only that there was something.
 """
 
 from __future__ import annotations
+
+import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 #: How much of pictures is kept, and goes into a request at most, in characters of base64; the broker takes 32 MiB in all.
 LIMIT = 24 * 1024 * 1024
-GONE = "[a picture was here; it is left out, because there are too many]"
+GONE = "[a picture was here; it is not kept any more]"
 
 
 class Pictures:
@@ -31,6 +34,10 @@ class Pictures:
         for n, image in enumerate(images):
             self._keep((message, n), image["data"])
         return [{"type": "image", "media_type": image["media_type"], "message": message, "n": n} for n, image in enumerate(images)]
+
+    def made(self, images: list[dict[str, Any]]) -> list[Block]:
+        """Keep the pictures that a tool gave back; returns their blocks. Only this process has them, by a name that nothing else has."""
+        return self.take(f"tool_{os.urandom(8).hex()}", images)
 
     def learn(self, history: list[Message]) -> list[Message]:
         """Take the data out of the blocks of a history, oldest first, and keep it here; returns the history without it."""

@@ -14,7 +14,7 @@ from aegis.tether.jsontext import dumps_text, loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 _CHUNK = 64 * 1024
@@ -57,8 +57,9 @@ class Wire:
         self._turn = False
         self._seconds = 0.0
         self._deadline = 0.0
-        self._drained: set[int] = set()
+        self._drained: dict[int, Callable[[bytes], object] | None] = {}
         self._answers: dict[str, dict[str, Any]] = {}
+        self._mail: list[dict[str, Any]] = []
         #: What the session was told to run with from the next model call on, by name.
         self.changes: dict[str, Any] = {}
 
@@ -95,6 +96,11 @@ class Wire:
         while self._committed < n:
             self._poll({}, None)
 
+    def mail(self, turn: str) -> list[dict[str, Any]]:
+        """Messages that came in the middle of turn `turn`, each once. Those for a turn that is over are nobody's: they come again."""
+        frames, self._mail = self._mail, []
+        return [message for frame in frames if frame.get("turn") == turn for message in frame.get("messages") or []]
+
     def answer(self, ident: str) -> dict[str, Any]:
         """The answer to a question that was sent. The time until it comes is nobody's: the turn's time stands still. Raises Stopped."""
         left = self._deadline - time.monotonic()
@@ -125,10 +131,17 @@ class Wire:
                 self._raise_if_stopped()
                 return ready
 
-    def drain(self, fd: int) -> None:
-        """Read `fd` and throw away what comes, until it ends: a background program keeps writing after its call is over."""
+    def drain(self, fd: int, keep: Callable[[bytes], object] | None = None) -> None:
+        """Read `fd` whenever the agent waits, until it ends, then close it. What comes is given to `keep`, and at the end nothing,
+        or it is thrown away: a background program keeps writing after its call is over."""
         os.set_blocking(fd, False)
-        self._drained.add(fd)
+        self._drained[fd] = keep
+
+    def forget(self, fd: int) -> None:
+        """Drain `fd` no more, and close it if it has not ended already."""
+        if fd in self._drained:
+            del self._drained[fd]
+            os.close(fd)
 
     def _raise_if_stopped(self) -> None:
         if self._interrupted:
@@ -155,15 +168,17 @@ class Wire:
         return ready
 
     def _discard(self, fd: int) -> None:
+        keep = self._drained[fd]
         try:
-            if os.read(fd, _CHUNK):
-                return
+            data = os.read(fd, _CHUNK)
         except BlockingIOError:
             return
         except OSError:
-            pass
-        self._drained.discard(fd)
-        os.close(fd)
+            data = b""
+        if not data:
+            self.forget(fd)
+        if keep is not None:
+            keep(data)
 
     def _read(self) -> None:
         data = os.read(self._source, _CHUNK)
@@ -191,6 +206,8 @@ class Wire:
         elif kind == "interrupt":
             # Frames come in order: an interrupt behind an unread turn belongs to that turn.
             self._interrupted = self._turn or bool(self._frames)
+        elif kind == "add":
+            self._mail.append(frame)
         elif kind == "answer":
             self._answers[frame.get("id", "")] = frame
         elif kind == "configure":

@@ -77,6 +77,26 @@ def _check_source(what: str, source: Path, spec: SandboxSpec) -> None:
         raise AegisError(ErrorKind.DENIED, f"the {what} {source} is not readable by the daemon", f"chmod u+r {source}")
 
 
+def identities(spec: SandboxSpec) -> dict[str, tuple[int, int]]:
+    """What is to be seen at the targets of the workspace and the mounts: device and inode, without following a link on the way.
+
+    Raises AegisError(DENIED) when a path leads elsewhere by now.
+    """
+    found = {}
+    for mount in (*([spec.workspace] if spec.workspace is not None else []), *spec.mounts):
+        fd = os.open(mount.source, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            leads = os.readlink(f"/proc/self/fd/{fd}")
+            if leads != str(mount.source):
+                text = f"{mount.source} leads to {leads} by now"
+                raise AegisError(ErrorKind.DENIED, text, "see who else works there, then start it again")
+            about = os.fstat(fd)
+        finally:
+            os.close(fd)
+        found[mount.target] = (about.st_dev, about.st_ino)
+    return found
+
+
 def _check_target(target: str) -> None:
     path = PurePosixPath(target)
     if not path.is_absolute() or ".." in path.parts or str(path) != target or "\0" in target:

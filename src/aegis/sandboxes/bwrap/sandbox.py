@@ -106,10 +106,12 @@ class BwrapSandbox:
             with contextlib.ExitStack() as given:  # what only bwrap needs is closed here as soon as it runs
                 _own(given, info_inner)
                 staged = await self._stage.prepare(spec.id, [item.source for item in listed], private)
+                # Without a private user bwrap looks the sources up by their names, which somebody may exchange in between.
+                meant = places.identities(spec) if private is None else {}
                 await self._run(given, listed, staged, private, info_inner)
             link = await self._hello()
             await self._learn(info)
-            self._adopt()
+            self._adopt(meant)
         finally:
             if self._monitor is not None and self._guest is None:  # whoever was started must be known, to be ended
                 await self._learn(info)
@@ -195,13 +197,18 @@ class BwrapSandbox:
                 self._guest = os.pidfd_open(int(found[1]))
                 self._guest_pid = int(found[1])
 
-    def _adopt(self) -> None:
+    def _adopt(self, meant: dict[str, tuple[int, int]]) -> None:
         """Check what the guest was given. Until here it has started nothing."""
         if self._guest is None:
             raise AegisError(
                 ErrorKind.FAILED, f"the sandbox of {self.spec.handle} ended as soon as it was up", "aegis doctor --sandbox bwrap"
             )
         self._group_or_fail().add(self._guest_pid)  # born before its parent was moved, perhaps
+        for target, identity in meant.items():
+            about = os.stat(f"/proc/{self._guest_pid}/root{target}")
+            if (about.st_dev, about.st_ino) != identity:
+                text = f"what {self.spec.handle} was to see at {target} was exchanged while the sandbox started"
+                raise AegisError(ErrorKind.DENIED, text, f"see who else works there, then: aegis start {self.spec.handle}")
         wrong = view.unprotected(self.spec, Path(f"/proc/{self._guest_pid}/mountinfo").read_text())
         if wrong is not None:
             text = f"{wrong} of the workspace changed while the sandbox started"

@@ -14,13 +14,19 @@ if TYPE_CHECKING:
 
 
 class Activity(NamedTuple):
-    """One of `starting`, `working`, `needs-you`, `idle`, `limited`, `failed`, `unknown`; `until` is when a limit ends, in wall seconds."""
+    """One of `starting`, `working`, `needs-you`, `idle`, `limited`, `failed`, `unknown`; `until` is when a limit ends, in wall seconds.
+
+    `note` says for people what makes it look stuck, or what keeps it from being started; empty when there is nothing to say.
+    """
 
     word: str
     until: float | None = None
+    note: str = ""
 
 
-def activity(life: Life | None, *, state: State, running: bool, open_approvals: int, held: float | None, silent: bool = False) -> Activity:
+def activity(
+    life: Life | None, *, state: State, running: bool, open_approvals: int, held: float | None, silent: bool = False, note: str = ""
+) -> Activity:
     """The word for an instance.
 
     Args:
@@ -30,7 +36,12 @@ def activity(life: Life | None, *, state: State, running: bool, open_approvals: 
         open_approvals: how many requests wait for a person.
         held: until when its provider gives nothing more; None when it gives.
         silent: whether nothing has been heard for long of a program that has a turn; see `hearing`.
+        note: what to say of it besides.
     """
+    return _word(life, state, running, open_approvals, held, silent)._replace(note=note)
+
+
+def _word(life: Life | None, state: State, running: bool, open_approvals: int, held: float | None, silent: bool) -> Activity:
     if state is State.FAILED:
         return Activity("failed")
     if life is not None and life.silent:

@@ -17,7 +17,7 @@ from aegis.core.principals import Principal, PrincipalKind
 from aegis.core.text import one_line
 from aegis.drivers import Answer
 from aegis.services.gate import Decision
-from aegis.services.gate.prompts import judge
+from aegis.services.gate.prompts import judge, own_verb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +132,9 @@ class Asking:
         egress = launch.permission == "full" and bool(launch.egress)
         answer = judge(request, permission=launch.permission, approvals=launch.approvals, egress=egress)
         if answer is not None:
-            await self._conversation.answer(request.id, await self._recorded(turn, request, answer))
+            if own_verb(request) is None:  # what one of Aegis's own verbs does is on record where it is done
+                answer = await self._recorded(turn, request, answer)
+            await self._conversation.answer(request.id, answer)
             return
         try:
             pending = await world.approvals.ask(instance=self._life.instance.id, session=self._session, turn=turn, request=request)

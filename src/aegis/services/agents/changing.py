@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from aegis.core.errors import AegisError, ErrorKind, unknown_name
 from aegis.core.events import SessionSettings
-from aegis.services.agents import memory, sessions
+from aegis.services.agents import memory, sessions, terms
 
 if TYPE_CHECKING:
     from aegis.core.principals import Principal
@@ -25,6 +25,7 @@ async def configure(
     if model is not None:
         model = world.models.check_model(instance, model, driver.dialects)
     _offered(driver, "mode", mode, driver.capabilities.modes, needed=False)
+    terms.check_mode(instance.launch, driver, mode)
     _offered(driver, "effort", effort, driver.capabilities.efforts, needed=True)
     changes = {name: value for name, value in (("model", model), ("mode", mode), ("effort", effort)) if value is not None}
     if not changes:

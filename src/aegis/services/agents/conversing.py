@@ -17,11 +17,23 @@ import msgspec
 
 from aegis.core.bounds import MAX_SAID, bounded, count, number, shortened
 from aegis.core.errors import AegisError, ErrorKind
-from aegis.core.events import Outcome, SessionCompacted, SessionContext, SessionOpened, SessionSettings, SessionTitle, ToolResult, Usage
+from aegis.core.events import (
+    Outcome,
+    SessionCompacted,
+    SessionContext,
+    SessionOpened,
+    SessionSettings,
+    SessionTitle,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
 from aegis.core.faults import point
 from aegis.core.ids import new_id
 from aegis.core.text import one_line
-from aegis.drivers import Accepted, Acknowledged, Asked, Began, Busy, Died, Finished, Happened, Record, Withdrawn
+from aegis.drivers import Accepted, Acknowledged, Asked, Began, Busy, Died, Finished, Happened, Noted, Record, Withdrawn
 from aegis.services.agents import memory, sessions
 from aegis.services.agents.asking import Asking
 from aegis.services.agents.hearing import Hearing
@@ -29,7 +41,7 @@ from aegis.services.agents.pace import REQUEST, TURN, Pace, cost_of
 from aegis.services.agents.records import put
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
 
     from aegis.core.events import Fact
     from aegis.drivers import Conversation, DriverEvent
@@ -50,9 +62,12 @@ _ABOUT_THE_SESSION: Final = (SessionOpened, SessionSettings, SessionTitle, Sessi
 class Running:
     """A turn while it runs."""
 
-    def __init__(self, envelopes: frozenset[str] = frozenset(), attempts: int = 0, *, began: float = 0.0, since: float = 0.0) -> None:
+    def __init__(self, envelopes: Collection[str] = (), attempts: int = 0, *, began: float = 0.0, since: float = 0.0) -> None:
         self.id = new_id("turn")
-        self.envelopes = envelopes
+        self.envelopes = set(envelopes)  # those that joined it included
+        self.writers: set[tuple[str, str]] = set()  # who wrote them; see `headers`
+        self.noted: dict[str, str] = {}  # those that came with the result of a tool which nobody has seen yet, with their headers
+        self.shown: set[str] = set()  # those of them whose result the program has shown, and no word of its model since
         self.attempts = attempts
         self.began = began  # by the monotonic clock
         self.since = since  # wall time
@@ -87,6 +102,10 @@ class Host(Protocol):
 
     def pump_over(self, pump: Pump) -> None:
         """Nothing more comes from this conversation."""
+        ...
+
+    def program_reads(self) -> None:
+        """The program has the messages of the turn that was sent, and works."""
         ...
 
 
@@ -208,6 +227,9 @@ class Pump:
             case Asked():
                 await self._pace.spend(REQUEST)
                 self.asking.asked((self.own or self.sent).id if self.own or self.sent else self._last, event)  # type: ignore[union-attr]
+            case Noted(text):
+                await self._pace.spend(cost_of(len(text)))
+                self._life.log.write(one_line(text))
             case Withdrawn(request):
                 await self.asking.withdrawn(request)
             case Finished():
@@ -260,6 +282,7 @@ class Pump:
         if self.keeps_memory and event.ids:
             await self._world.store.write(lambda tx: mail.injected(tx, event.ids, **place))
         point("turn.injected")
+        self._host.program_reads()
 
     def _catch_up(self) -> None:
         """Have written what may wait: the first word of an answer follows it at once, and must not wait for the disk because of it."""
@@ -280,10 +303,14 @@ class Pump:
                     memory.append(tx, **place, ts=self._world.clock.now(), message=message)
                     if message.get("ids"):
                         mail.injected(tx, message["ids"], **place)
+                    if shown:
+                        mail.injected(tx, shown, **place)
                     for fact in facts:
                         put(tx, bounded(fact), **place)
 
+                shown = _shown(turn, facts)
                 await store.write(record)
+                self._noticed(turn, shown, facts)
                 point("turn.message")
                 await self.conversation.committed(n)
             case Happened(Usage() as usage):
@@ -301,9 +328,28 @@ class Pump:
                     store.emit(fact, **place)
                 else:
                     await self._pace.spend(cost_of(len(msgspec.json.encode(fact))))
-                    await store.write(lambda tx: put(tx, fact, **place))
+                    shown = _shown(turn, [said])
+
+                    def happened(tx: Tx) -> None:
+                        put(tx, fact, **place)
+                        if shown:
+                            mail.injected(tx, shown, **place)
+
+                    await store.write(happened)
+                    self._noticed(turn, shown, [said])
                     if isinstance(fact, ToolResult):
                         await self._count(turn)
+
+    def _noticed(self, turn: Running, shown: list[str], facts: Sequence[Fact]) -> None:
+        """Messages that came with the results of tools: the next word of the model shows that it has read them."""
+        if turn.shown and any(isinstance(fact, Text | Thinking | ToolCall) and fact.parent is None for fact in facts):
+            turn.read |= turn.shown
+            turn.shown = set()
+            ids, mail, place = [*turn.read], self._world.mail, self._place(turn)
+            self._later["read"] = lambda tx: mail.acknowledged(tx, ids, **place)
+        turn.shown.update(shown)
+        for ident in shown:
+            del turn.noted[ident]
 
     async def _about_the_session(self, fact: Fact, turn: Running | None) -> None:
         columns: dict[str, Any] = {}
@@ -338,7 +384,9 @@ class Pump:
     def _known(self, mode: str) -> bool:
         """Whether the program can be started in a mode: it says what it likes, and must not be kept from starting by that."""
         driver = self._world.drivers.get(self._life.instance.launch.driver or "")
-        return driver is not None and mode in driver.capabilities.modes
+        if driver is None or mode not in driver.capabilities.modes:
+            return False
+        return self._life.instance.launch.approvals != "ask" or mode not in driver.capabilities.unasking
 
     def _place(self, turn: Running | None) -> dict[str, Any]:
         return {"instance": self._life.instance.id, "session": self._host.key, "turn": turn.id if turn else None}
@@ -357,7 +405,7 @@ class Pump:
 
     def _bound(self, turn: Running) -> None:
         self._unbound()
-        self.hearing.begin()
+        self.hearing.begin(turn.id)
         if self.keeps_memory:
             self._bounds = asyncio.create_task(self._overdue(turn), name=f"the time of {turn.id}")
 
@@ -383,6 +431,12 @@ class Pump:
         if self._world.store.read(lambda db: self._world.models.totals(db, turn=turn.id)["calls"]) >= rounds:
             turn.bound = AegisError(ErrorKind.LIMIT, f"the limit of {rounds} rounds is reached", "raise `rounds`", limit="rounds")
             await self._host.cut(self, turn)
+
+
+def _shown(turn: Running, facts: Sequence[Fact]) -> list[str]:
+    """The envelopes that came with the results of these tools."""
+    outputs = [fact.output for fact in facts if isinstance(fact, ToolResult)] if turn.noted else []
+    return [ident for ident, header in turn.noted.items() if any(header in output for output in outputs)]
 
 
 def _within(end: Finished) -> Finished:

@@ -34,6 +34,8 @@ def describe(world: World, instance: Instance, live: Live | None, now: Activity)
     workers = live.sessions if live else {}
     sandbox = live.life.sandbox if live else None
     problem = world.models.problem_of(launch.record) if launch.record else None
+    driver = world.drivers.get(launch.driver or "")
+    able = driver.capabilities if driver is not None else None
     memory_mb = launch.limits.memory_bytes / 2**20 if launch.limits.memory_bytes else None
 
     def session(key: str) -> dict[str, Any]:
@@ -62,12 +64,15 @@ def describe(world: World, instance: Instance, live: Live | None, now: Activity)
         "model": launch.model,
         "effort": launch.effort,
         "mode": launch.mode,
+        "modes": list(able.modes) if able else [],
+        "efforts": list(able.efforts) if able else [],
         "auth": launch.auth,
         "warnings": [*world.logins.warnings(launch), *([problem] if problem else [])],
         "state": instance.state,
         "reason": instance.reason,
         "activity": now.word,
         "activity_until": now.until,
+        "activity_note": now.note,
         "enabled": instance.enabled,
         "sandbox": launch.sandbox,
         "boundary": kind.boundary,
@@ -84,6 +89,9 @@ def describe(world: World, instance: Instance, live: Live | None, now: Activity)
         "limits": {"memory_mb": memory_mb, "cpus": launch.limits.cpus, "pids": launch.limits.pids},
         "enforced": {name: {"ok": v.ok, "detail": v.detail} for name, v in sandbox.enforced.items()} if sandbox else {},
         "project": launch.project,
+        "parent": parent.handle if instance.parent is not None and (parent := world.registry.find(instance.parent)) is not None else None,
+        "children": [child.handle for child in world.registry.children(instance.id)],
+        "spawn": {"depth": launch.spawn.depth, "children": launch.spawn.children, "total": launch.spawn.total},
         "created_at": instance.created_at,
         "last_active_at": instance.last_active_at,
         "stopped_at": instance.stopped_at,

@@ -96,6 +96,7 @@ class Launching:
         stored: names of the secrets there are.
         drivers: the programs that an agent can be, by the name of their provider.
         logins: the logins of the person whose daemon this is.
+        check_recording: raises AegisError when a file holds no model calls that can be replayed.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Launching:
         stored: Callable[[], Awaitable[Collection[str]]],
         drivers: Mapping[str, Driver],
         logins: Logins,
+        check_recording: Callable[[str], None],
     ) -> None:
         self._home = home.resolve()
         self._definitions = definitions
@@ -116,9 +118,30 @@ class Launching:
         self._stored = stored
         self._drivers = drivers
         self._logins = logins
+        self._check_recording = check_recording
 
     async def resolve(self, request: StartRequest) -> Launch:
         """The launch that a request means. Raises AegisError (USAGE, NOT_FOUND, DENIED, UNAVAILABLE) naming what is wrong."""
+        launch = await self.draft(request)
+        await self.check(launch)
+        return launch
+
+    async def check(self, launch: Launch) -> None:
+        """Raise AegisError when a launch does not fit together, or not to this machine, before there is an instance that cannot start."""
+        if launch.driver is not None:
+            terms.check_program(launch, self._driver(launch.driver))
+            terms.check_login(launch, self._logins)
+        terms.check_rights(launch)
+        if launch.replay is not None:
+            self._check_recording(launch.replay)
+        if launch.driver is not None:
+            await self._drivers[launch.driver].locate()
+
+    async def draft(self, request: StartRequest, *, like: Launch | None = None) -> Launch:
+        """The launch that a request means, each part of it read, not yet looked at as a whole. Raises as `resolve`.
+
+        The model of `like`, if the program can speak to it, and its sandbox are taken where neither request nor definition names one.
+        """
         project = Path(request.project) if request.project else None
         config = self._definitions.load(project)
         name = request.agent or request.kit
@@ -146,7 +169,7 @@ class Launching:
             system=request.system or definition.system,
             permission=terms.permission("read" if request.read_only else request.permission or definition.permission),
             egress=_egress([*([] if program else definition.egress), *request.egress]),
-            sandbox=await self._sandbox(request.sandbox or definition.sandbox),
+            sandbox=await self._sandbox(request.sandbox or definition.sandbox or (like.sandbox if like is not None else None)),
             workspace=workspace,
             mounts=mounts,
             secrets=secrets,
@@ -157,30 +180,37 @@ class Launching:
             pause_after=definition.pause_after,
             stop_after=definition.stop_after,
             on_interrupt=definition.on_interrupt,
+            spawn=definition.spawn,
             project=str(project) if project else None,
             ephemeral=request.ephemeral,
         )
         if not program:
-            launch = self._of_agent(launch, request, definition, config, secrets or stored)
-        terms.check_rights(launch)
-        if launch.driver is not None:  # before there is an instance that could not start
-            await self._drivers[launch.driver].locate()
+            launch = self._of_agent(launch, request, definition, config, secrets or stored, like.model if like is not None else None)
         return launch
 
     def _of_agent(
-        self, launch: Launch, request: StartRequest, definition: AgentDefinition, config: ProjectConfig, available: Collection[str]
+        self,
+        launch: Launch,
+        request: StartRequest,
+        definition: AgentDefinition,
+        config: ProjectConfig,
+        available: Collection[str],
+        other: str | None,
     ) -> Launch:
         """The launch with all that only an agent has. Raises as `resolve`."""
         driver = self._driver(request.provider or definition.provider)
         auth = terms.word("auth", request.auth or definition.auth, ("broker", "login"))
-        model = self._model(request.model or definition.model, config, driver, available, login=auth == "login")
+        named = request.model or definition.model
+        if named is None and other is not None and terms.speaks(driver, other, declared(config)):
+            named = other
+        model = self._model(named, config, driver, available, login=auth == "login")
         if request.record and request.replay:
             raise AegisError(ErrorKind.USAGE, "model calls are recorded or replayed, not both", "leave out one of the two")
         files = {
             what: terms.recording(what, wanted, self._home, [launch.workspace] if launch.workspace else [], launch.mounts)
             for what, wanted in (("record", request.record), ("replay", request.replay))
         }
-        launch = msgspec.structs.replace(
+        return msgspec.structs.replace(
             launch,
             driver=driver.name,
             model=str(model),
@@ -191,12 +221,10 @@ class Launching:
             mode=request.mode or (definition.mode if driver.name == definition.provider else None),
             auth=auth,
             mcp=list({server.name: check_server(server) for server in [*definition.mcp, *request.mcp]}.values()),
+            tools=tuple(definition.tools),
             record=files["record"],
             replay=files["replay"],
         )
-        terms.check_program(launch, driver)
-        terms.check_login(launch, self._logins)
-        return launch
 
     def _driver(self, name: str) -> Driver:
         if name not in self._drivers:

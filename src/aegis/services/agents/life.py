@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from aegis.core.envelopes import DEFAULT_SESSION
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.faults import point
 from aegis.core.text import one_line
 from aegis.sandboxes import Mount, SandboxSpec, Stats
+from aegis.services.agents.bearers import program_bearer_of
 from aegis.services.agents.logs import Log
 from aegis.services.agents.model import State
 
@@ -68,12 +70,16 @@ class Life:
         self.on_gone: Callable[[], None] = lambda: None
         #: Called when what the instance is about may have changed.
         self.on_change: Callable[[], None] = lambda: None
+        #: Called when it has failed for good: its one program ended so, or it died so often that it is not started again.
+        self.on_lost: Callable[[], None] = lambda: None
         #: The models that sessions were switched to, by their full names.
         self.models: Callable[[], tuple[str, ...]] = lambda: ()
         #: The sandbox did not answer when it was last asked.
         self.silent = False
         #: Held while a program of others starts: two that make their database in one HOME at the same time spoil each other's start.
         self.opening = asyncio.Lock()
+        #: Passed while it boots, so that many who are set going at once do not boot at once.
+        self.turnstile: contextlib.AbstractAsyncContextManager[Any] = contextlib.nullcontext()
         self._turn_of = turn_of
         self._link: Link | None = None
         self._lock = asyncio.Lock()
@@ -203,7 +209,9 @@ class Life:
             if self._link is not None and self._link.closed.done():
                 await self._bury(self._link)
             if self._link is None:
-                return await self._boot()
+                async with self.turnstile:
+                    self.turnstile = contextlib.nullcontext()
+                    return await self._boot()
             if self.instance.state is State.PAUSED and self.sandbox is not None:
                 await self.sandbox.resume()
                 await self._move(State.RUNNING, keep_trying=True)
@@ -211,7 +219,7 @@ class Life:
 
     async def _boot(self) -> Link:
         now = self.world.clock.monotonic()
-        if len(self._deaths) == CRASHES and now - self._deaths[0] < CRASH_WINDOW:
+        if self._crashing(now):
             handle = self.instance.handle
             raise AegisError(
                 ErrorKind.CONFLICT,
@@ -236,6 +244,7 @@ class Life:
             stderr = str(error.data.get("stderr", "")) if isinstance(error, AegisError) else ""
             self.log.write(f"did not start: {reason}")
             await self._move(State.FAILED, reason, stderr=stderr[-4096:], keep_trying=True)
+            self._look_lost()
             if isinstance(error, OSError | KeyError):
                 raise AegisError(ErrorKind.FAILED, f"the sandbox did not start: {reason}", "see `aegis doctor`") from error
             raise
@@ -247,6 +256,13 @@ class Life:
         if self.instance.launch.command:
             self.spawn(self._run_command(link))
         return link
+
+    def _crashing(self, now: float) -> bool:
+        return len(self._deaths) == CRASHES and now - self._deaths[0] < CRASH_WINDOW
+
+    def _look_lost(self) -> None:
+        if self._crashing(self.world.clock.monotonic()):
+            self.on_lost()
 
     async def _spec(self) -> SandboxSpec:
         instance, launch = self.instance, self.instance.launch
@@ -277,7 +293,13 @@ class Life:
                 *(Mount(Path(m.source), m.target, m.writable) for m in launch.mounts),
                 *(installed.mounts if installed is not None else ()),
             ),
-            env={**outside, **launch.env, **exposed, "AEGIS_HANDLE": instance.handle},
+            env={
+                **outside,
+                **launch.env,
+                **exposed,
+                "AEGIS_HANDLE": instance.handle,
+                "AEGIS_MCP_TOKEN": program_bearer_of(instance.token, DEFAULT_SESSION),
+            },
             limits=launch.limits,
         )
 
@@ -301,6 +323,8 @@ class Life:
         async with self._lock:
             if self._link is link:
                 await self._end(state, reason, 0.5)
+                if state is State.FAILED:
+                    self.on_lost()
 
     async def _take_log(self, channel: Channel) -> None:
         """Write down what the guest captured of programs whose output nobody reads."""
@@ -320,6 +344,8 @@ class Life:
         match channel.kind:
             case "model":
                 self.spawn(self.world.models.serve(channel, self.instance, self._turn_of, self.models))
+            case "mcp":
+                self.spawn(self.world.plane.serve(channel, self))
             case "egress" if self._reaches_out:
                 self.spawn(self.world.egress.serve(channel, self.instance))
             case "log":
@@ -340,6 +366,7 @@ class Life:
         """Clear away a sandbox that ended by itself; the lock is held."""
         self._deaths.append(self.world.clock.monotonic())
         await self._end(State.FAILED, f"the sandbox ended: {one_line(link.closed.result())}", 0.0)
+        self._look_lost()
 
     async def _freeze(self) -> None:
         """Freeze what runs; the lock is held."""

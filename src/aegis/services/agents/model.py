@@ -9,14 +9,7 @@ import msgspec
 from aegis.drivers import AgentLimits, McpServer, Permission
 from aegis.models.names import ProviderSpec
 from aegis.sandboxes import Limits
-
-
-class SpawnRights(msgspec.Struct, frozen=True):
-    """What an agent may start by itself: generations below it, children at a time, and descendants at a time, all counted."""
-
-    depth: int = 2
-    children: int = 8
-    total: int = 32
+from aegis.services.config.model import SpawnRights
 
 
 class State(StrEnum):
@@ -55,6 +48,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     auth: str = "broker"  # or "login": the program uses a copy of its own login and speaks to its provider itself
     egress: list[str] = []  # rules `host:port`, or the word "packages"; they count with permission `full` alone
     mcp: list[McpServer] = []
+    tools: tuple[str, ...] = ("core",)  # which families of Aegis's own verbs it has over MCP
     record: str | None = None  # a file that model calls are recorded to
     replay: str | None = None  # a file that model calls are answered from
     sandbox: str
@@ -70,6 +64,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     on_interrupt: str = "resume"  # or "hold"
     project: str | None = None
     spawn: SpawnRights = SpawnRights()
+    origin: str | None = None  # the conversation of the parent that spawned it
     ephemeral: bool = False  # deleted when the program that it was made for ends, or at the next start of the daemon
 
     def supply(self, model: str | None) -> str:

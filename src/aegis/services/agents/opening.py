@@ -5,7 +5,6 @@ What matters for a crash: the program's name of a session is on disk before the 
 
 from __future__ import annotations
 
-import base64
 import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,11 +18,12 @@ from aegis.core.faults import point
 from aegis.core.text import one_line
 from aegis.drivers import ConversationSpec
 from aegis.services.agents import memory, sessions
+from aegis.services.agents.bearers import key_of, program_bearer_of, server_of
 from aegis.services.agents.life import state_dir
 
 if TYPE_CHECKING:
     from aegis.core.dialects import Dialect
-    from aegis.drivers import Conversation, Driver, Message
+    from aegis.drivers import Conversation, Driver, McpServer, Message
     from aegis.sandboxes.link import Link
     from aegis.services.agents.life import Life
     from aegis.store import Tx
@@ -117,6 +117,7 @@ class Opening:
         model = row.model or launch.model
         assert model is not None
         brokered = self.keeps_memory and launch.auth != "login"
+        plane = server_of(link, self._instance, self._key)
         return ConversationSpec(
             session=self._key,
             model=model,
@@ -125,14 +126,19 @@ class Opening:
             permission=launch.permission,
             approvals=launch.approvals,
             limits=launch.turn,
-            env={} if self.keeps_memory else {"AEGIS_TOKEN": self._instance.token},
+            env=self._env(plane),
             endpoint=f"{link.endpoint}/s/{key_of(self._key)}" if brokered else "",
             token=self._instance.token if brokered else "",
             cwd=self._cwd(),
             effort=row.effort or launch.effort,
             mode=row.mode or launch.mode,
-            mcp=launch.mcp,
+            mcp=[plane, *launch.mcp],
         )
+
+    def _env(self, plane: McpServer) -> dict[str, str]:
+        """What its own programs find: Aegis's MCP server as this session, which would else be that of the default session."""
+        found = {"AEGIS_MCP_URL": plane.url, "AEGIS_MCP_TOKEN": program_bearer_of(self._instance.token, self._key)}
+        return found if self.keeps_memory else {**found, "AEGIS_TOKEN": self._instance.token}
 
     def _dialect(self, row: sessions.Row) -> Dialect:
         """The best dialect that the program speaks and the provider of the session's model understands."""
@@ -156,8 +162,3 @@ class Opening:
         if launch.sandbox == "process":
             return launch.workspace or str(Path(state_dir(self._world.home, self._instance)) / "home")
         return "/workspace" if launch.workspace is not None else "/home/agent"
-
-
-def key_of(session: str) -> str:
-    """A session key as a part of a URL's path: unpadded URL-safe base64."""
-    return base64.urlsafe_b64encode(session.encode()).decode().rstrip("=")

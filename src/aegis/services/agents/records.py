@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aegis.core.events import ToolCall, ToolResult, TurnFinished, TurnStarted
+import msgspec
+
+from aegis.core.events import Outcome, ToolCall, ToolResult, TurnFinished, TurnStarted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aegis.core.envelopes import Envelope
     from aegis.core.events import Fact
     from aegis.drivers import Finished
     from aegis.services.agents.world import World
@@ -67,16 +68,41 @@ def put(tx: Tx, fact: Fact, **place: Any) -> None:
         tx.execute("UPDATE turns SET tool_errors = tool_errors + 1 WHERE id = ?", (place["turn"],))
 
 
-def close_turn(
-    world: World, tx: Tx, turn: str, envelopes: Sequence[Envelope], end: Finished, *, ms: float, instance: str, session: str
-) -> None:
+def joins(world: World, tx: Tx, turn: str, ids: Sequence[str], how: int) -> list[str]:
+    """Give a turn that runs further envelopes that wait, if it runs still; returns those that it has now."""
+    if tx.execute("SELECT 1 FROM turns WHERE id = ? AND finished_at IS NULL", (turn,)).fetchone() is None:
+        return []
+    return world.mail.join(tx, ids, turn, how)
+
+
+def passed_on(tx: Tx, instance: str, session: str) -> int:
+    """How often the mail that an instance works on was passed on from agent to agent, the most of it counting.
+
+    That of the newest turn with mail in `session`, whoever began the turn that runs now, and that of every turn that runs in others.
+    """
+    (hops,) = tx.execute(
+        "SELECT max(hops) FROM envelopes WHERE turn IN (SELECT id FROM turns WHERE instance = ? AND finished_at IS NULL UNION ALL "
+        "SELECT id FROM (SELECT id FROM turns WHERE instance = ? AND session = ? AND origin = 'mail' ORDER BY rowid DESC LIMIT 1))",
+        (instance, instance, session),
+    ).fetchone()
+    return int(hops or 0)
+
+
+def close_turn(world: World, tx: Tx, turn: str, end: Finished, *, ms: float, instance: str, session: str) -> None:
     """The last rows of a turn: its outcome, its totals, its one terminal event, its envelopes done (unless it is to be continued).
 
-    Idempotent: a turn that has ended stays as it is.
+    What joined it and never reached its program waits again; who wants a report of an envelope gets it. Idempotent: a turn that has ended
+    stays as it is.
     """
     ended = "UPDATE turns SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL"
     if not tx.execute(ended, (world.clock.now(), end.outcome, turn)).rowcount:
         return
+    if end.outcome is Outcome.COMPLETED:
+        world.mail.settle_notes(tx, turn, instance=instance, session=session)
+    world.mail.requeue(tx, turn, instance=instance, session=session)
+    envelopes = world.mail.dealt_with(tx, turn)
+    if will_continue(end) and not envelopes:
+        end = msgspec.structs.replace(end, error={**(end.error or {}), "will_continue": False})
     if not will_continue(end):  # one that goes on may ask the same again, and find the answer that a person gave meanwhile
         world.approvals.end(tx, instance=instance, session=session, reason="the turn is over")
     used = world.models.totals(tx, turn=turn)
@@ -104,6 +130,16 @@ def close_turn(
     if not will_continue(end):
         reason = str((end.error or {}).get("error") or end.outcome)
         world.mail.done(tx, turn, reason, instance=instance, session=session)
+        for envelope in envelopes:
+            world.mail.answer(tx, envelope, _report(end), ok=end.outcome is Outcome.COMPLETED)
+
+
+def _report(end: Finished) -> str:
+    """What somebody is told who waits for the end of a turn: all of its final text, and why it ended where it did not end well."""
+    if end.outcome is Outcome.COMPLETED:
+        return end.text
+    why = f"[the turn was {end.outcome}: {(end.error or {}).get('error') or 'nobody knows why'}]"
+    return f"{end.text}\n\n{why}" if end.text.strip() else why
 
 
 def will_continue(end: Finished) -> bool:

@@ -46,4 +46,4 @@ async def _close_open_turn(world: World, turn: str, instance_id: str, session: s
         Outcome.INTERRUPTED,
         error={"error": "the daemon ended in the middle of the turn", "kind": ErrorKind.INTERRUPTED.value, "will_continue": again},
     )
-    await world.insist(lambda tx: close_turn(world, tx, turn, envelopes, end, ms=0.0, instance=instance_id, session=session))
+    await world.insist(lambda tx: close_turn(world, tx, turn, end, ms=0.0, instance=instance_id, session=session))

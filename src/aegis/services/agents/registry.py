@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from aegis.services.agents.model import Instance, Launch, State
 from aegis.services.gate import Relation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aegis.core.clock import Clock
     from aegis.store import Store, Tx
@@ -30,13 +31,14 @@ class Registry:
         self._clock = clock
         self._by_id: dict[str, Instance] = {}
         self._by_handle: dict[str, Instance] = {}
+        self._spawned: dict[str, dict[str, Instance]] = {}  # parent -> its children by id, in the order in which they came
 
     def load(self) -> None:
         """Read every row; called once at start."""
         rows = self._store.read(
             lambda db: db.execute(
                 "SELECT id, handle, idx, launch, state, reason, enabled, token, created_at, last_active_at, stopped_at, parent "
-                "FROM instances"
+                "FROM instances ORDER BY created_at, id"
             ).fetchall()
         )
         for row in rows:
@@ -81,9 +83,14 @@ class Registry:
             raise unknown_name("instance", name, self._by_handle, "see `aegis instance list`")
         return found
 
+    def handle_of(self, ident: str) -> str:
+        """The handle of an instance; its id when it is gone."""
+        found = self._by_id.get(ident)
+        return found.handle if found is not None else ident
+
     def children(self, ident: str) -> list[Instance]:
         """The instances that this one spawned, oldest first."""
-        return [i for i in self.all() if i.parent == ident]
+        return list(self._spawned.get(ident, {}).values())
 
     def descendants(self, ident: str) -> list[Instance]:
         """All that it spawned, and all that those did, parents before their children."""
@@ -91,6 +98,10 @@ class Registry:
         for child in found:
             found += self.children(child.id)
         return found
+
+    def orphans(self) -> list[Instance]:
+        """Those whose parent is not there any more."""
+        return [i for i in self.all() if i.parent is not None and i.parent not in self._by_id]
 
     def ancestors(self, ident: str) -> list[Instance]:
         """Who spawned it, and who spawned that one, up to the one that a person started."""
@@ -113,8 +124,18 @@ class Registry:
             return Relation.ACQUAINTED
         return Relation.STRANGER
 
-    async def create(self, handle: str | None, launch: Launch, also: Callable[[Tx], None], *, parent: str | None = None) -> Instance:
-        """A new instance in state `created`. Raises USAGE for a bad handle, CONFLICT for a taken one. `also` joins the transaction."""
+    async def create(
+        self,
+        handle: str | None,
+        launch: Launch,
+        also: Callable[[Tx], None],
+        *,
+        parent: str | None = None,
+    ) -> Instance:
+        """A new instance in state `created`. Raises USAGE for a bad handle, CONFLICT for a taken one. `also` joins the transaction.
+
+        It counts from the call on, before anything is awaited: of many who ask for a last place or a handle, one gets it.
+        """
         if handle is None:
             handle = new_handle(set(self._by_handle))
         elif check_handle(handle) in self._by_handle:
@@ -122,7 +143,8 @@ class Registry:
         taken = {i.idx for i in self._by_id.values()}
         idx = next(n for n in range(1, len(taken) + 2) if n not in taken)
         now = self._clock.now()
-        instance = Instance(new_id("inst"), handle, idx, launch, State.CREATED, "", True, secrets.token_urlsafe(24), now, now, parent=parent)
+        token = secrets.token_urlsafe(24)
+        instance = Instance(new_id("inst"), handle, idx, launch, State.CREATED, "", True, token, now, now, parent=parent)
         self._remember(instance)  # before the write, so that two requests at once cannot take one handle
 
         def store(tx: Tx) -> None:
@@ -175,6 +197,20 @@ class Registry:
         tx.execute("UPDATE instances SET enabled = ? WHERE id = ?", (enabled, instance.id))
         tx.on_commit(lambda: setattr(instance, "enabled", enabled))
 
+    def living(self, tx: Tx, ident: str) -> None:
+        """Raise INTERRUPTED when the instance is deleted or disabled by now, so that nothing begins below one that was ended."""
+        row = tx.execute("SELECT enabled FROM instances WHERE id = ?", (ident,)).fetchone()
+        if row is None or not row[0]:
+            raise AegisError(ErrorKind.INTERRUPTED, "the instance that wanted it was ended meanwhile", "see `aegis tree`")
+
+    def shut(self, tx: Tx, instances: Sequence[Instance], *, doomed: bool = False) -> None:
+        """Let nothing wake these from the commit on; with `doomed` the next daemon deletes those that are there still."""
+        for instance in instances:
+            tx.execute("UPDATE instances SET enabled = 0 WHERE id = ?", (instance.id,))
+            tx.on_commit(partial(setattr, instance, "enabled", False))
+            if doomed:
+                self.relaunch(tx, instance, msgspec.structs.replace(instance.launch, ephemeral=True))
+
     def relaunch(self, tx: Tx, instance: Instance, launch: Launch) -> None:
         """Replace what the instance is started with, from its next start on."""
         tx.execute("UPDATE instances SET launch = ? WHERE id = ?", (msgspec.json.encode(launch).decode(), instance.id))
@@ -188,9 +224,15 @@ class Registry:
     def _remember(self, instance: Instance) -> None:
         self._by_id[instance.id] = instance
         self._by_handle[instance.handle] = instance
+        if instance.parent is not None:
+            self._spawned.setdefault(instance.parent, {})[instance.id] = instance
 
     def forget(self, instance: Instance) -> None:
         """Free the handle: the row is gone, or was never written."""
         self._by_id.pop(instance.id, None)
+        if instance.parent is not None and (siblings := self._spawned.get(instance.parent)) is not None:
+            siblings.pop(instance.id, None)
+            if not siblings:
+                del self._spawned[instance.parent]
         if self._by_handle.get(instance.handle) is instance:
             del self._by_handle[instance.handle]

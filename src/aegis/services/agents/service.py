@@ -8,24 +8,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import InstanceExec, Retrying
-from aegis.core.faults import point
 from aegis.core.ids import new_id
 from aegis.core.principals import SYSTEM
+from aegis.drivers import Capabilities
 from aegis.services.agents import changing, describing, memory, sessions
 from aegis.services.agents.activity import Activity, Teller, activity
+from aegis.services.agents.cascading import Cascade, refuse_doomed
 from aegis.services.agents.erasing import erase
-from aegis.services.agents.life import Life, state_dir
+from aegis.services.agents.life import Life
 from aegis.services.agents.model import State
 from aegis.services.agents.recovery import recover
+from aegis.services.agents.returning import Returning
 from aegis.services.agents.turns import Session
+from aegis.services.mail import Joined
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from aegis.core.envelopes import Envelope
     from aegis.core.principals import Principal
@@ -48,8 +54,6 @@ _JITTER: Final = 0.03
 _MOST_JITTER: Final = 30.0
 #: Within an instance the next session goes on when the one before has nothing more to do, or after so many seconds.
 _NEXT: Final = 30.0
-#: Tables with rows of an instance that are this service's own.
-_TABLES: Final = ("memory", "turns", "sessions")
 
 
 class Live:
@@ -63,7 +67,11 @@ class Live:
         self.life.on_gone = self._gone
         self.life.models = lambda: sessions.models(world.store, instance.id)
         self.teller = Teller(self.life, self.activity)
-        self.life.on_change = self.teller.changed
+        self.life.on_change = self._changed
+        #: Why it could not be started when that was last looked at.
+        self.obstacle: Callable[[], str] = lambda: ""
+        #: Called when it runs.
+        self.on_running: Callable[[], None] = lambda: None
 
     def session(self, key: str) -> Session:
         """The worker of a session, made when first asked for."""
@@ -74,6 +82,17 @@ class Live:
         """Who gives the instance's model, by the name that limits are kept under."""
         return self.instance.launch.supply(None)
 
+    @property
+    def note(self) -> str:
+        """What makes it look stuck, or keeps it from being started, for people."""
+        found = next((s.pump.hearing.note for s in self.sessions.values() if s.pump is not None and s.pump.hearing.note), "")
+        return found or ("" if self.instance.state is State.RUNNING else self.obstacle())
+
+    def _changed(self) -> None:
+        if self.instance.state is State.RUNNING:
+            self.on_running()
+        self.teller.changed()
+
     def activity(self) -> Activity:
         """What it is about."""
         return activity(
@@ -81,6 +100,7 @@ class Live:
             state=self.instance.state,
             running=any(s.turn or s.background for s in self.sessions.values()),
             silent=any(s.pump is not None and s.pump.hearing.silent for s in self.sessions.values()),
+            note=self.note,
             open_approvals=self.life.world.approvals.open(self.instance.id),
             held=self.life.world.limits.held(self.provider),
         )
@@ -120,23 +140,37 @@ class Agents:
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining: set[asyncio.Task[None]] = set()  # those who go on after a limit
         self._closing = False
+        self.returning = Returning(world, self._of)
+        self._cascade = Cascade(world, self._of, self._forget)
 
-    async def open(self) -> None:
-        """Load the rows, sweep what a dead daemon left, close its open turns, start the workers that have work."""
+    async def open(self, *, clean: bool = False) -> None:
+        """Load the rows, sweep what a dead daemon left, close its open turns, set going what has work.
+
+        With `clean` nothing is set going: every instance is put aside, that is disabled.
+        """
         world = self._world
         world.registry.load()
         world.limits.load()
         for kind in world.kinds.values():
             await kind.sweep(world.home)
         work = await recover(world)
-        for instance in world.registry.all():
-            if instance.launch.ephemeral:
+        for instance in world.registry.all():  # made for one program, or not made to an end, or not deleted to an end
+            if instance.launch.ephemeral and world.registry.find(instance.id) is instance:
                 await self._quietly(self.delete(SYSTEM, instance))
         await asyncio.to_thread(self._sweep_files)
-        for place, session in work:
-            found = world.registry.find(place)
-            if found is not None and found.enabled:
-                self._of(found).session(session).kick()
+        self.returning.remember()
+        if clean:
+            await self.returning.set_aside()
+        else:
+            restoring = asyncio.create_task(self._set_going(work), name="setting work going")
+            self._draining.add(restoring)
+            restoring.add_done_callback(self._draining.discard)
+
+    async def _set_going(self, work: list[tuple[str, str]]) -> None:
+        try:
+            await self.returning.set_going(work)
+        except Exception:
+            _logger.exception("a defect while work was set going")
 
     async def close(self) -> None:
         """Stop everything; open turns stay open and are continued by the next daemon."""
@@ -159,6 +193,31 @@ class Agents:
         session.kick()
         if envelope.interrupt:
             live.life.spawn(session.interrupt(sparing=envelope.id))
+        else:
+            session.pass_on()
+
+    def admit(self, ident: str, hold: bool) -> None:
+        """Raise AegisError when an instance takes no message: NOT_FOUND, CONFLICT (no agent; disabled, and not `hold`)."""
+        instance = self._world.registry.find(ident)
+        if instance is None:
+            raise AegisError(ErrorKind.NOT_FOUND, "the instance was deleted meanwhile", "see `aegis instance list`")
+        if instance.launch.driver is None:
+            text = f"`{instance.handle}` runs a program, not an agent"
+            raise AegisError(ErrorKind.CONFLICT, text, "start one with `aegis instance start --kit agent`")
+        if not instance.enabled and not hold:
+            hint = f"`aegis instance start --name {instance.handle}` enables it again; with `hold` a message waits for that"
+            raise AegisError(ErrorKind.CONFLICT, f"`{instance.handle}` is disabled", hint)
+
+    async def take_in(self, ident: str, session: str, limit: int, pictures: bool) -> list[Envelope]:
+        """Take waiting mail into the turn that runs in a session, for the result of a tool; see `Session.join`."""
+        live = self._live.get(ident)
+        worker = live.sessions.get(session) if live is not None else None
+        return await worker.join(limit, Joined.NOTE, pictures=pictures) if worker is not None else []
+
+    def turn_of(self, ident: str, session: str) -> str | None:
+        """The turn that runs in a session of an instance, by its id."""
+        live = self._live.get(ident)
+        return live.turn_of(session) if live is not None else None
 
     async def create(self, principal: Principal, handle: str | None, launch: Launch) -> Instance:
         """A new instance, started. Raises what `Life.awake` raises; then it exists, in state `failed`, unless it was ephemeral."""
@@ -177,7 +236,7 @@ class Agents:
             await self._of(instance).life.awake()
         except AegisError:
             if launch.ephemeral:
-                self._spawn(self.delete(SYSTEM, instance))
+                self.discard(instance)
             raise
         return instance
 
@@ -219,58 +278,57 @@ class Agents:
         self._kick_waiting(live)
 
     async def disable(self, principal: Principal, instance: Instance) -> None:
-        """Stop it and keep it stopped, whatever arrives, until somebody starts it. Works with a full disk."""
-        world = self._world
-        decision = await world.gate.check(principal, "instance.disable", instance.handle)
+        """Stop it and all that it spawned, and keep them stopped, whatever arrives, until somebody starts them. Works with a full disk."""
+        await self._cascade.disable(principal, instance)
 
-        def disable(tx: Tx) -> None:
-            world.gate.write(tx, decision)
-            world.registry.enable(tx, instance, False)
+    async def delete(self, principal: Principal, instance: Instance) -> list[Instance]:
+        """End it and all that it spawned, and forget them: conversation, mail, files of their own. Works with a full disk.
 
-        await world.insist(disable)
-        await self._of(instance).life.stop("disabled")
+        No workspace is touched. Returns those that went, the instance first.
+        """
+        return await self._cascade.delete(principal, instance)
 
-    async def delete(self, principal: Principal, instance: Instance) -> None:
-        """End it and forget it: conversation, mail, files of its own. Its workspace is not touched. Works with a full disk."""
-        world = self._world
-        decision = await world.gate.check(principal, "instance.delete", instance.handle)
-        live = self._of(instance)
-        _refuse_doomed(live)
+    async def interrupt(self, principal: Principal, instance: Instance, session: str | None) -> bool:
+        """Cut the running turn of a session, or of all with None, and what was spawned in it; False when nothing runs.
 
-        def doom(tx: Tx) -> None:
-            world.gate.write(tx, decision)
-            world.registry.enable(tx, instance, False)
+        Works with a full disk.
+        """
+        return await self._cascade.cancel(principal, instance, session)
 
-        def forget(tx: Tx) -> None:
-            world.mail.forget(tx, instance.id)
-            world.models.forget(tx, instance.id)
-            world.approvals.forget(tx, instance.id)
-            world.egress.forget(tx, instance.id)
-            for table in _TABLES:
-                tx.execute(f"DELETE FROM {table} WHERE instance = ?", (instance.id,))
-            world.registry.delete(tx, instance)
+    def admit_child(self, instance: Instance) -> None:
+        """Raise CONFLICT for an instance that is being ended: it gets no child any more."""
+        refuse_doomed(self._of(instance))
+        if not instance.enabled:
+            raise AegisError(ErrorKind.CONFLICT, f"`{instance.handle}` is disabled", "see `aegis tree`")
 
-        live.doomed = True
+    async def boot(self, instance: Instance) -> None:
+        """Start the sandbox of an instance that was made just now. Raises what `Life.awake` raises."""
+        await self._of(instance).life.awake()
+
+    def working(self, instance: Instance) -> bool:
+        """Whether a turn of it runs, or the program that it was made for."""
+        live = self._live.get(instance.id)
+        if live is None:
+            return False
+        if instance.launch.driver is None:
+            return instance.state in (State.STARTING, State.RUNNING, State.PAUSED)
+        return any(session.turn or session.background for session in live.sessions.values())
+
+    async def change(self, instance: Instance, after: int, seconds: float) -> None:
+        """Return when one of its turns is over, when something is told of it above the number `after`, or after so many seconds."""
+        live = self._live.get(instance.id)
+        turns = [(s, turn) for s in live.sessions.values() if (turn := s.turn) is not None] if live is not None else []
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(session.over(turn)) for session, turn in turns]
+        waits.append(asyncio.ensure_future(self._world.store.wait(after, instance=instance.id, timeout=seconds)))
         try:
-            await world.insist(doom)
-            await live.halt()
-            await live.life.stop("deleted")
-            point("instance.ended")
-            await world.insist(forget)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            live.doomed = False
-        world.registry.forget(instance)
-        self._live.pop(instance.id, None)
-        await asyncio.to_thread(erase, state_dir(world.home, instance))
+            for wait in waits:
+                wait.cancel()
 
-    async def interrupt(self, principal: Principal, instance: Instance, session: str) -> bool:
-        """Cut the running turn of a session; False when none runs. Works with a full disk."""
-        world = self._world
-        decision = await world.gate.check(principal, "turn.interrupt", instance.handle, session=session)
-        with contextlib.suppress(AegisError):  # also when even the reserved space is used up
-            await world.insist(lambda tx: world.gate.write(tx, decision))
-        worker = self._of(instance).sessions.get(session)
-        return worker is not None and await worker.interrupt()
+    def discard(self, instance: Instance) -> asyncio.Task[None]:
+        """Delete it in the background, whatever becomes of who asks; the task never fails but for a defect."""
+        return self._spawn(self.delete(SYSTEM, instance))
 
     @contextlib.asynccontextmanager
     async def exec(
@@ -299,15 +357,16 @@ class Agents:
                         await program.kill()
         finally:
             if instance.launch.ephemeral:
-                self._spawn(self.delete(SYSTEM, instance))
+                self.discard(instance)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """Run something to its end, whoever was waiting for it having gone."""
         task = asyncio.create_task(self._quietly(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _quietly(self, work: Coroutine[Any, Any, object]) -> None:
         try:
             await work
         except AegisError as error:
@@ -362,7 +421,7 @@ class Agents:
         Raises AegisError: NOT_FOUND (the model, mode or effort, with the nearest), USAGE, CONFLICT for what the program cannot be told.
         """
         live = self._of(instance)
-        _refuse_doomed(live)
+        refuse_doomed(live)
         await changing.configure(self._world, principal, instance, live.session(session), model=model, mode=mode, effort=effort)
 
     async def fork(self, principal: Principal, instance: Instance, session: str, to: str) -> None:
@@ -370,8 +429,13 @@ class Agents:
 
         Raises AegisError: NOT_FOUND, CONFLICT when `to` exists, `session` has not begun or the program cannot copy.
         """
-        _refuse_doomed(self._of(instance))
+        refuse_doomed(self._of(instance))
         await changing.fork(self._world, principal, instance, session, to)
+
+    def capabilities(self, instance: Instance) -> Capabilities:
+        """What the program of an instance can do; nothing, where it is none that Aegis talks to."""
+        driver = self._world.drivers.get(instance.launch.driver or "")
+        return driver.capabilities if driver is not None else Capabilities()
 
     def admit_images(self, ident: str) -> None:
         """Raise CONFLICT when what an instance runs cannot be shown pictures."""
@@ -440,13 +504,13 @@ class Agents:
     async def _enable(self, principal: Principal, action: str, instance: Instance, launch: Launch | None = None) -> None:
         changes = {"secrets": launch.secrets, "exposed": launch.exposed} if launch else {}
         decision = await self._world.gate.check(principal, action, instance.handle, **changes)
-        _refuse_doomed(self._of(instance))
+        refuse_doomed(self._of(instance))
 
         def enable(tx: Tx) -> None:
             self._world.gate.write(tx, decision)
             self._world.registry.enable(tx, instance, True)
-            if launch is not None:
-                self._world.registry.relaunch(tx, instance, launch)
+            if launch is not None or instance.launch.ephemeral:  # somebody wants it, so what should have gone with the daemon stays
+                self._world.registry.relaunch(tx, instance, msgspec.structs.replace(launch or instance.launch, ephemeral=False))
 
         await self._world.store.write(enable)
 
@@ -454,15 +518,19 @@ class Agents:
         live = self._live.get(instance.id)
         if live is None:
             live = Live(self._world, instance)
+            live.obstacle = lambda: self.returning.obstacle(instance.id)
+            live.on_running = lambda: self.returning.started(instance.id)
+            live.life.on_lost = partial(self._lost, instance)
             if self._world.registry.find(instance.id) is instance:  # not for one that was deleted while somebody held it
                 self._live[instance.id] = live
         return live
 
+    def _forget(self, instance: Instance) -> None:
+        self._live.pop(instance.id, None)
+
+    def _lost(self, instance: Instance) -> None:
+        self._spawn(self._cascade.fail(instance))
+
     def _kick_waiting(self, live: Live) -> None:
         for session in self._world.mail.sessions(live.instance.id):
             live.session(session).kick()
-
-
-def _refuse_doomed(live: Live) -> None:
-    if live.doomed:
-        raise AegisError(ErrorKind.CONFLICT, f"`{live.instance.handle}` is being deleted", "see `aegis instance list`")

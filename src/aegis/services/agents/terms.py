@@ -69,6 +69,15 @@ def model_name(wanted: str, aliases: Mapping[str, str], declared: Mapping[str, P
     return name
 
 
+def speaks(driver: Driver, model: str, declared: Mapping[str, ProviderSpec]) -> bool:
+    """Whether the program can use a model, by its full name."""
+    try:
+        model_name(model, {}, declared, driver)
+    except AegisError:
+        return False
+    return True
+
+
 def check_program(launch: Launch, driver: Driver) -> None:
     """Refuse what the program cannot do. Raises USAGE or NOT_FOUND with the nearest word, DENIED for a promise that nobody could keep."""
     able = driver.capabilities
@@ -81,6 +90,7 @@ def check_program(launch: Launch, driver: Driver) -> None:
         raise AegisError(ErrorKind.USAGE, "the native agent has no modes", f"leave out the mode `{launch.mode}`")
     if launch.mode is not None and able.modes and launch.mode not in able.modes:
         raise unknown_name(f"mode of {driver.name}", launch.mode, able.modes)
+    check_mode(launch, driver, launch.mode)
     if launch.approvals == "ask" and not able.permission_requests:
         raise AegisError(
             ErrorKind.USAGE,
@@ -93,8 +103,17 @@ def check_program(launch: Launch, driver: Driver) -> None:
             "the sandbox `process` has no boundary, so nothing would hold the program to a person's answer",
             "choose a sandbox with a boundary (see `aegis doctor`), or leave out `approvals: ask`",
         )
-    if launch.mcp and driver.name == "native":
-        raise AegisError(ErrorKind.USAGE, "the native agent cannot use MCP servers", "leave out `mcp`, or choose another provider")
+
+
+def check_mode(launch: Launch, driver: Driver, mode: str | None) -> None:
+    """Refuse a mode in which nobody would be asked who is to be. Raises CONFLICT."""
+    if launch.approvals == "ask" and mode in driver.capabilities.unasking:
+        asking = [m for m in driver.capabilities.modes if m not in driver.capabilities.unasking]
+        raise AegisError(
+            ErrorKind.CONFLICT,
+            f"in the mode `{mode}` {driver.name} does not ask for everything, and with `approvals: ask` a person is to be asked",
+            f"choose {' or '.join(f'`{m}`' for m in asking)}, or leave out `approvals: ask`",
+        )
 
 
 def check_rights(launch: Launch) -> None:

@@ -10,24 +10,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import Outcome, TurnPresence
 from aegis.core.faults import point
 from aegis.core.ids import new_id
-from aegis.core.text import one_line
 from aegis.drivers import Finished, Message
 from aegis.services.agents import records, sessions
 from aegis.services.agents.conversing import Pump, Running
 from aegis.services.agents.opening import Opening
+from aegis.services.agents.portions import joinable, portion
 from aegis.services.agents.verdicts import MAX_ATTEMPTS, limited, verdict
+from aegis.services.mail import Joined, headers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from aegis.core.envelopes import Envelope
-    from aegis.drivers import Died
+    from aegis.drivers import Died, Listening
     from aegis.sandboxes.link import Link
     from aegis.services.agents.life import Life
     from aegis.services.agents.records import Cut
@@ -43,9 +44,8 @@ INTERRUPT_GRACE: Final = 5.0
 #: How long what a full disk or a defect stopped waits until it is tried again, in seconds: at first, and at most.
 FIRST_RETRY: Final = 0.25
 LAST_RETRY: Final = 15.0
-#: How much one turn takes up at once, in characters of text and in bytes of pictures; the rest waits for the next turn.
-_TURN_TEXT: Final = 1_000_000
-_TURN_PICTURES: Final = 20 * 1024 * 1024
+#: The most messages that a program is handed at once in the middle of a turn.
+_AT_ONCE: Final = 64
 #: What a program is told that had to begin anew.
 _FORGOTTEN: Final = "[Aegis: the conversation before this message is lost, and you do not know it. Ask if you need something of it.]"
 
@@ -65,6 +65,7 @@ class Session:
         self._pump: Pump | None = None
         self._pumps: set[Pump] = set()  # with those whose sandbox has gone and that still write down the end
         self._changing = asyncio.Lock()  # held while the program is started or ended
+        self._joining = asyncio.Lock()  # held while mail is taken into the turn that runs
 
     @property
     def turn(self) -> str | None:
@@ -127,6 +128,12 @@ class Session:
             await self.cut(pump, turn)
         return True
 
+    async def over(self, turn: str) -> None:
+        """Return when the turn with this id does not run, or not any more."""
+        for running in (self._running, self._pump.own if self._pump is not None else None):
+            if running is not None and running.id == turn:
+                await running.closed.wait()
+
     async def cut(self, pump: Pump, turn: Running) -> None:
         """Let the program end a turn; it is killed when that takes too long."""
         self.life.spawn(self._insist(pump, turn))
@@ -181,6 +188,61 @@ class Session:
             if turn is not None:
                 turn.gone = True
 
+    # Mail that comes while a turn runs.
+
+    async def join(self, limit: int, how: int, *, pictures: bool = True) -> list[Envelope]:
+        """Take waiting envelopes into the turn that runs, oldest first; none when none runs that could read them.
+
+        `how` is one of `Joined`; without `pictures` only those before the first that has any.
+        """
+        async with self._joining:
+            turn = self._reading
+            envelopes = joinable(self._world.mail, self._instance.id, self.key, limit, how, pictures=pictures) if turn else []
+            if turn is None or not envelopes:
+                return []
+            ids = [e.id for e in envelopes]
+            try:
+                taken = set(await self._world.store.write(lambda tx: records.joins(self._world, tx, turn.id, ids, how)))
+                point("mail.joined")
+            except BaseException:  # who asked has gone: nobody would read them in this turn
+                self.life.spawn(self._give_back(turn, ids))
+                raise
+            envelopes = [e for e in envelopes if e.id in taken]
+            turn.envelopes |= taken
+            if how == Joined.NOTE:
+                turn.noted |= {e.id: headers.header(e) for e in envelopes}
+            return envelopes
+
+    def pass_on(self) -> None:
+        """Let the program have what waits, if it takes messages in the middle of a turn."""
+        if self._listens and self._reading is not None and self._world.mail.waits(self._instance.id, self.key):
+            self.life.spawn(self._pass_on())
+
+    async def _pass_on(self) -> None:
+        envelopes = await self.join(_AT_ONCE, Joined.MESSAGE)
+        turn, pump = self._running, self._pump
+        if envelopes and turn is not None and pump is not None and pump.sent is turn:
+            messages = await self._messages(envelopes, turn)
+            await cast("Listening", pump.conversation).add(turn.id, messages)
+
+    async def _give_back(self, turn: Running, ids: list[str]) -> None:
+        place = {"instance": self._instance.id, "session": self.key}
+        await self._world.store.write(lambda tx: self._world.mail.requeue(tx, turn.id, ids=ids, **place))
+        turn.envelopes.difference_update(ids)
+
+    @property
+    def _reading(self) -> Running | None:
+        """The turn whose program can be told something now."""
+        pump = self._pump
+        turn = pump.own or pump.sent if pump is not None else None
+        readable = turn is not None and not turn.cancelled and not turn.gone and (turn.accepted or turn is (pump and pump.own))
+        return turn if readable else None
+
+    @property
+    def _listens(self) -> bool:
+        driver = self._world.drivers.get(self._instance.launch.driver or "")
+        return driver is not None and driver.capabilities.mid_turn_input
+
     @property
     def _forgets(self) -> bool:
         driver = self._world.drivers.get(self._instance.launch.driver or "")
@@ -203,7 +265,13 @@ class Session:
         """Such a turn has ended. Nobody waits for it, so it is never continued."""
         if (link := self.life.link) is None or link.closed.done():
             turn.gone = True
-        await self._close(turn, [], end)
+        await self._close(turn, end)
+        if self._world.mail.waits(self._instance.id, self.key):
+            self.kick()
+
+    def program_reads(self) -> None:
+        """The program has the messages of its turn: it can have what came meanwhile."""
+        self.pass_on()
 
     def pump_over(self, pump: Pump) -> None:
         """Nothing more comes from a conversation."""
@@ -234,29 +302,17 @@ class Session:
         while self._pump is not None and self._pump.own is not None:  # its own turn goes first
             await self._pump.own.closed.wait()
         cut = records.cut_turn(self._world.store, self._instance.id, self.key)
-        envelopes = self._world.mail.of_turn(cut.id) if cut else self._portion()
+        envelopes = self._world.mail.of_turn(cut.id) if cut else portion(self._world.mail, self._instance.id, self.key)
         if not envelopes or not self._instance.enabled or self.held():
             return False
         await self._run(envelopes, cut)
         return True
 
-    def _portion(self) -> list[Envelope]:
-        """As many of the waiting envelopes as one turn takes: at least one, if there is any."""
-        envelopes = self._world.mail.waiting(self._instance.id, self.key)
-        sizes = self._world.mail.image_sizes([e.id for e in envelopes]) if envelopes else {}
-        text = pictures = 0
-        for count, envelope in enumerate(envelopes):
-            text += len(envelope.text)
-            pictures += sizes.get(envelope.id, 0)
-            if count and (text > _TURN_TEXT or pictures > _TURN_PICTURES):
-                return envelopes[:count]
-        return envelopes
-
     async def _run(self, envelopes: Sequence[Envelope], cut: Cut | None) -> None:
         """One turn, from its row to its end."""
         clock = self._world.clock
         attempts = cut.attempts + (cut.outcome == Outcome.INTERRUPTED) if cut else 0
-        turn = self._running = Running(frozenset(e.id for e in envelopes), attempts, began=clock.monotonic(), since=clock.now())
+        turn = self._running = Running({e.id for e in envelopes}, attempts, began=clock.monotonic(), since=clock.now())
         try:
             ids = [e.id for e in envelopes]
 
@@ -268,7 +324,7 @@ class Session:
             envelopes = [e for e in envelopes if e.id in taken]
             if envelopes:
                 self.life.on_change()
-                await self._close(turn, envelopes, await self._outcome(turn, envelopes, continues=cut is not None))
+                await self._close(turn, await self._outcome(turn, envelopes, continues=cut is not None))
         finally:
             self._running = None
             turn.closed.set()
@@ -299,13 +355,17 @@ class Session:
         return end
 
     async def _converse(self, link: Link, turn: Running, envelopes: Sequence[Envelope], *, continues: bool) -> Finished | Died:
-        messages = await self._messages(envelopes)
-        pump, opening = await self._ready(link, turn, messages if continues else [])
+        messages = await self._messages(envelopes, turn)
+        joined = self._world.mail.joined(turn.id) if continues else frozenset()  # the program has those; it got them otherwise
+        pending = [message for message in messages if message.id not in joined]
+        pump, opening = await self._ready(link, turn, pending if continues else [])
         known: frozenset[str] = frozenset()
         if continues:
             known = opening.known if opening is not None and opening.known is not None else await self._known(envelopes)
         # One that runs still and forgot them is told them again, with the word that they were begun.
         forgot = opening is None and self._forgets
+        if not (opening is not None and opening.forgotten):
+            known |= joined
         messages = [message for message in messages if forgot or message.id not in known]
         if opening is not None and opening.forgotten and messages:
             messages.insert(0, Message(new_id("note"), _FORGOTTEN))
@@ -316,11 +376,12 @@ class Session:
         point("turn.sent")
         return await turn.end
 
-    async def _messages(self, envelopes: Sequence[Envelope]) -> list[Message]:
+    async def _messages(self, envelopes: Sequence[Envelope], turn: Running) -> list[Message]:
         ids = [e.id for e in envelopes]
         images = await self._world.mail.images(self._instance.id, ids) if self._world.mail.image_sizes(ids) else {}
-        several = len({(e.sender, repr(e.user)) for e in envelopes}) > 1
-        return [Message(e.id, _framed(e, named=several), images.get(e.id, [])) for e in envelopes]
+        turn.writers |= headers.writers(envelopes)
+        texts = headers.in_turn(envelopes, named=len(turn.writers) > 1)
+        return [Message(e.id, text, images.get(e.id, [])) for e, text in zip(envelopes, texts, strict=True)]
 
     async def _ready(self, link: Link, turn: Running, pending: list[Message]) -> tuple[Pump, Opening | None]:
         """The conversation; started, and with what is known of its start, if it is not running."""
@@ -352,7 +413,7 @@ class Session:
         )
         return frozenset(row[0] for row in box)
 
-    async def _close(self, turn: Running, envelopes: Sequence[Envelope], end: Finished | Died) -> None:
+    async def _close(self, turn: Running, end: Finished | Died) -> None:
         """Write the end of a turn."""
         world = self._world
         await world.models.settled(self._instance, self.key)
@@ -364,7 +425,7 @@ class Session:
 
         def finish(tx: Tx) -> None:
             point("turn.finish.before")
-            records.close_turn(world, tx, turn.id, envelopes, final, ms=ms, instance=self._instance.id, session=self.key)
+            records.close_turn(world, tx, turn.id, final, ms=ms, instance=self._instance.id, session=self.key)
 
         await self._written(finish)
         world.store.emit(TurnPresence("idle"), instance=self._instance.id, session=self.key)
@@ -406,24 +467,3 @@ async def _unless_called_off(turn: Running, start: Coroutine[Any, Any, T]) -> T:
         for task in (starting, off):
             task.cancel()
         await asyncio.gather(starting, off, return_exceptions=True)
-
-
-def _framed(envelope: Envelope, *, named: bool) -> str:
-    """The text, and with a `user`, as shared channels tell one, the name of that person before it; so with every other sender.
-
-    `named`: others have messages in the same turn, so that everybody's has a name before it.
-
-    What has a name before it is no command to a program: `/clear` and the like count only where the owner alone writes.
-
-    Neither the name nor the text can imitate somebody else: a header stands at the beginning of a line, has no brackets within,
-    and the further lines of a text that has one are indented.
-    """
-    person = envelope.sender.startswith("person:")
-    if envelope.user is None and person and not named:
-        return envelope.text
-    told = envelope.user or {}
-    name = next((str(told[key]) for key in ("name", "username", "id") if told.get(key)), "").replace(":", ".")  # no sender's has none
-    if envelope.user is None or not person:
-        name = f"{envelope.sender} {name}".rstrip()
-    name = one_line(name, 64).replace("[", "(").replace("]", ")") or "somebody"
-    return f"[{name}]: " + "\n  ".join(envelope.text.splitlines())

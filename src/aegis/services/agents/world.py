@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aegis.drivers import Answer, Asked, Driver
     from aegis.sandboxes import SandboxKind
     from aegis.sandboxes.link import Channel
+    from aegis.services.agents.life import Life
     from aegis.services.agents.logins import Logins
     from aegis.services.agents.model import Instance, Launch
     from aegis.services.agents.registry import Registry
@@ -149,6 +150,14 @@ class Approvals(Protocol):
         ...
 
 
+class ToolPlane(Protocol):
+    """Aegis's own MCP server, for the programs of an instance."""
+
+    async def serve(self, channel: Channel, life: Life) -> None:
+        """Serve one connection of a program; a call under way keeps the sandbox awake."""
+        ...
+
+
 class Egress(Protocol):
     """The way out of a sandbox."""
 
@@ -184,6 +193,7 @@ class World:
     logins: Logins
     #: The value of a secret, for the environment of a sandbox that a person exposed it to; None when it is not stored.
     reveal: Callable[[str], Awaitable[str | None]]
+    plane: ToolPlane
 
     def driver(self, name: str) -> Driver:
         """The driver of an instance. Raises NOT_FOUND when a person took away the file that described its program."""

@@ -15,5 +15,6 @@ from aegis.services.broker.broker import Broker
 from aegis.services.broker.model import BrokerClient, ByteChannel, Call, LimitHit, Outcome
 from aegis.services.broker.recording import Recorder
 from aegis.services.broker.replaying import Player
+from aegis.services.broker.tapes import check_recording
 
-__all__ = ["Broker", "BrokerClient", "ByteChannel", "Call", "LimitHit", "Outcome", "Player", "Recorder"]
+__all__ = ["Broker", "BrokerClient", "ByteChannel", "Call", "LimitHit", "Outcome", "Player", "Recorder", "check_recording"]

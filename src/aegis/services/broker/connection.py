@@ -1,6 +1,7 @@
 """HTTP/1.1 over one tether channel, as a server: requests in, answers out, and news of a client that went away.
 
-Guaranteed: memory of a request is bounded (`MAX_BODY`, and by `take` over all connections of an instance). Parsing is h11's.
+Guaranteed: memory of a request is bounded (`MAX_BODY`, and by `take` over all connections of an instance). Used by the broker, and by
+the daemon for its own MCP server. Parsing is h11's.
 Not done here: what requests mean.
 """
 
@@ -51,11 +52,12 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Connection:
-    """One connection. `take` is asked for room before so many bytes of a body are kept; the caller gives it back."""
+    """One connection. `take` is asked for room before so many bytes of a body, `most` at most, are kept; the caller gives it back."""
 
-    def __init__(self, channel: ByteChannel, take: Callable[[int], bool]) -> None:
+    def __init__(self, channel: ByteChannel, take: Callable[[int], bool], most: int = MAX_BODY) -> None:
         self._channel = channel
         self._take = take
+        self._most = most
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
         self._head: h11.Request | None = None  # of the newest request
         self._reading: asyncio.Task[bytes] | None = None
@@ -87,11 +89,11 @@ class Connection:
                 raise Refused(error.error_status_hint, f"not HTTP: {error}") from None
             if isinstance(event, h11.Request):
                 self._head = event
-                _check_head(event)
+                _check_head(event, self._most)
             elif isinstance(event, h11.Data):
                 size += len(event.data)
-                if size > MAX_BODY:
-                    raise Refused(413, f"the body is over {MAX_BODY} bytes")
+                if size > self._most:
+                    raise Refused(413, f"the body is over {self._most} bytes")
                 if not self._take(len(event.data)):
                     raise Refused(429, "too many large requests of this agent are under way")
                 parts.append(bytes(event.data))
@@ -107,9 +109,7 @@ class Connection:
 
     async def start(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """Send the head of the answer. Raises Gone."""
-        await self._write(
-            h11.Response(status_code=status, headers=[(name.encode(), value.encode("latin-1", "replace")) for name, value in headers])
-        )
+        await self._write(_response(status, headers))
 
     async def send(self, data: bytes) -> None:
         """Send a piece of the body, now. Raises Gone."""
@@ -120,11 +120,10 @@ class Connection:
         await self._write(h11.EndOfMessage())
 
     async def respond(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
-        """A whole answer at once. Raises Gone."""
-        await self.start(status, [*headers, ("content-length", str(len(body)))])
-        if body:
-            await self.send(body)
-        await self.finish()
+        """A whole answer at once; who asked with HEAD gets no body. Raises Gone."""
+        head = _response(status, [*headers, ("content-length", str(len(body)))])
+        silent = not body or (self._head is not None and self._head.method == b"HEAD")
+        await self._write(head, *(() if silent else (h11.Data(data=body),)), h11.EndOfMessage())
 
     async def gone(self) -> None:
         """Return when the client has ended; used while an answer is under way. What it sends meanwhile is kept for later."""
@@ -176,13 +175,17 @@ class Connection:
         self._reading = None
         return data
 
-    async def _write(self, event: h11.Event) -> None:
-        data = self._h11.send(event)
+    async def _write(self, *events: h11.Event) -> None:
+        data = b"".join([self._h11.send(event) or b"" for event in events])
         if data:
             try:
                 await self._channel.write(data)
             except Exception:
                 raise Gone from None
+
+
+def _response(status: int, headers: Iterable[tuple[str, str]]) -> h11.Response:
+    return h11.Response(status_code=status, headers=[(name.encode(), value.encode("latin-1", "replace")) for name, value in headers])
 
 
 async def _read(channel: ByteChannel) -> bytes:
@@ -201,11 +204,11 @@ async def _quietly(work: object) -> None:
         return
 
 
-def _check_head(head: h11.Request) -> None:
+def _check_head(head: h11.Request, most: int) -> None:
     """Refuse before the body is read what would be refused after it."""
     for name, value in head.headers:
-        if name == b"content-length" and int(value) > MAX_BODY:
-            raise Refused(413, f"the body is over {MAX_BODY} bytes")
+        if name == b"content-length" and int(value) > most:
+            raise Refused(413, f"the body is over {most} bytes")
         if name == b"content-encoding" and value.lower() != b"identity":
             raise Refused(415, "compressed bodies are not accepted; send the body as it is, without content-encoding")
 

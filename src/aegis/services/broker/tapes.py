@@ -117,6 +117,15 @@ def open_to_read(path: str, home: Path) -> int:
     return _open(path, home, os.O_RDONLY)
 
 
+def check_recording(path: str, home: Path) -> None:
+    """Look whether a file is a recording that can be replayed. Raises AegisError that names the path."""
+    fd = open_to_read(path, home)
+    try:
+        _check_header(path, os.pread(fd, 4096, 0).partition(b"\n")[0])
+    finally:
+        os.close(fd)
+
+
 def lines(fd: int, path: str) -> Iterator[tuple[int, int, bytes]]:
     """Each line's number, offset and bytes. Raises AegisError for a file or a line that is too long."""
     if os.fstat(fd).st_size > MAX_FILE:

@@ -14,7 +14,9 @@ from aegis.core.dialects import Dialect
 from aegis.drivers import AgentLimits, Permission
 from aegis.sandboxes import Limits, SandboxName
 from aegis.services.config import kinds as k
-from aegis.services.config.reach import EgressRules, McpServers
+from aegis.services.config.model import SpawnRights
+from aegis.services.config.reach import EgressRules, Families, McpServers
+from aegis.services.config.telling import NOTICES, Argv, Notices, QuietHours
 
 #: No user info: credentials are secrets. Nothing that turns the path of a call into something else, or is not seen when shown.
 _URL: Final = re.compile(r"https?://[A-Za-z0-9\[](?:(?![@?#\\])[!-~]){0,500}")
@@ -22,7 +24,7 @@ _URL: Final = re.compile(r"https?://[A-Za-z0-9\[](?:(?![@?#\\])[!-~]){0,500}")
 
 #: How hard to think, and a mode: words of the program, which knows them itself.
 _WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-_WITHOUT_VARIABLE: Final = (k.Mounts, k.Secrets, EgressRules, McpServers)
+_WITHOUT_VARIABLE: Final = (k.Mounts, k.Secrets, EgressRules, Families, McpServers, Argv, Notices, QuietHours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +49,14 @@ class Key:
 
 
 _TURN: Final = AgentLimits()
+_SPAWN: Final = SpawnRights()
 
 #: What may be said of one agent and, under `defaults`, of all that do not say otherwise.
 _AGENT: Final = (
     Key(
         "provider",
         k.Text("the name of a provider", k.PROVIDER),
-        "Which program runs the agent: `native` (Aegis's own), `claude-code`, `gemini`, `opencode`, or one that you described yourself.",
+        "Which program runs the agent: `native` (Aegis's own), `claude-code`, `codex`, `gemini`, `opencode`, or one that you described.",
         "native",
     ),
     Key(
@@ -88,6 +91,12 @@ _AGENT: Final = (
     ),
     Key("egress", EgressRules(), "Where it may connect to in the network; nowhere else. Needs permission `full`.", []),
     Key("mcp", McpServers(), "MCP servers that the program is to use: started inside the sandbox, or reached there by their URL.", []),
+    Key(
+        "tools",
+        Families(),
+        "Which of Aegis's own tools it has: `core` to reach others, `children` to look after those it spawned.",
+        ["core"],
+    ),
     Key(
         "workspace",
         k.Text("a path"),
@@ -137,6 +146,9 @@ _AGENT: Final = (
         "After a crash of the daemon: go on with the turn that was cut short, or wait for the next message.",
         "resume",
     ),
+    Key("spawn.depth", k.Whole(0, 8), "How many generations of agents it may start by itself, 0 for none.", _SPAWN.depth),
+    Key("spawn.children", k.Whole(0, 1000), "How many agents and programs it may have started by itself at a time.", _SPAWN.children),
+    Key("spawn.total", k.Whole(0, 10_000), "The same with all that those have started.", _SPAWN.total),
 )
 
 KEYS: Final = (
@@ -163,6 +175,17 @@ KEYS: Final = (
         k.Text("an absolute path"),
         "Where the program of a provider is, if it is not on PATH. Only in the home: a project cannot say what is run.",
     ),
+    Key("notify.on", Notices(), "What you are told of. All `notify` keys: only in the home.", list(NOTICES)),
+    Key("notify.bell", k.Flag(), "`aegis watch` and `aegis chat` ring the terminal's bell.", True),
+    Key("notify.desktop", k.Flag(), "Show a notification on the desktop, by `notify-send`.", False),
+    Key(
+        "notify.command",
+        Argv(),
+        "A program of yours that is run for each notice, without a shell; it gets the facts as JSON on standard input.",
+        [],
+    ),
+    Key("notify.quiet", QuietHours(), "Hours of your time zone in which you are not told; what came is summed up afterwards.", []),
+    Key("notify.again", k.Duration(zero=True), "For how long the same of the same instance is not told again.", 600.0),
 )
 
 #: A branch of the tree of keys: by segment, a deeper branch or the key itself.

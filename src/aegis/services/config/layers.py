@@ -18,7 +18,15 @@ from aegis.sandboxes import Limits
 from aegis.services.config.document import Place
 from aegis.services.config.keys import KEYS
 from aegis.services.config.kinds import MODEL
-from aegis.services.config.model import AgentDefinition, LayerValue, MountDefinition, ProjectConfig, ProviderDefinition
+from aegis.services.config.model import (
+    AgentDefinition,
+    LayerValue,
+    MountDefinition,
+    NotifyDefinition,
+    ProjectConfig,
+    ProviderDefinition,
+    SpawnRights,
+)
 from aegis.services.config.reading import Value, Values
 
 if TYPE_CHECKING:
@@ -27,6 +35,10 @@ if TYPE_CHECKING:
 BUILT_IN: Final = "built in"
 #: The agent that is always there.
 BUILT_IN_AGENT: Final = "agent"
+
+
+#: The groups of keys in the order in which they are shown.
+_GROUPS: Final = ("version", "default_agent", "defaults", "agents", "models", "providers", "programs", "notify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +88,7 @@ class Layers:
         seen: set[str] = set()
         for layer in reversed(self._layers):
             seen.update(layer.values.leaves)
-        order = {group: n for n, group in enumerate(("version", "default_agent", "defaults", "agents", "models", "providers", "programs"))}
+        order = {group: n for n, group in enumerate(_GROUPS)}
         yield from sorted(seen, key=lambda key: (order[key.split(".")[0]], key))
 
     def names(self, group: str) -> dict[str, Place]:
@@ -105,6 +117,7 @@ class Layers:
             models=models,
             providers={name: self._provider(name, place) for name, place in self.names("providers").items()},
             programs={name: path for name, place in self.names("programs").items() if (path := self._program(name, place))},
+            notify=NotifyDefinition(**{key: self._value(f"notify.{key}").value for key in NotifyDefinition.__struct_fields__}),
         )
 
     def _value(self, key: str) -> Value:
@@ -152,6 +165,7 @@ class Layers:
             auth=value("auth"),
             egress=value("egress"),
             mcp=value("mcp"),
+            tools=value("tools"),
             workspace=self._path(f"agents.{name}.workspace"),
             system=value("system"),
             mounts=self._mounts(f"agents.{name}.mounts"),
@@ -171,6 +185,7 @@ class Layers:
             pause_after=value("idle.pause"),
             stop_after=value("idle.stop"),
             on_interrupt=value("on_interrupt"),
+            spawn=SpawnRights(**{name: value(f"spawn.{name}") for name in ("depth", "children", "total")}),
         )
 
     def _resolved(self, key: str, models: dict[str, str]) -> str | None:

@@ -14,6 +14,17 @@ from aegis.drivers import AgentLimits, McpServer
 from aegis.sandboxes import Limits
 
 
+class SpawnRights(msgspec.Struct, frozen=True):
+    """What an agent may start by itself: generations below it, children of its own, and descendants, all that exist counted.
+
+    A zero anywhere means that it may start none.
+    """
+
+    depth: int = 2
+    children: int = 8
+    total: int = 32
+
+
 class MountDefinition(msgspec.Struct, frozen=True):
     """A host path that an agent sees; at the same path inside unless `target` says another, read-only unless `writable`."""
 
@@ -44,6 +55,7 @@ class AgentDefinition(msgspec.Struct, frozen=True, kw_only=True):
     auth: str
     egress: list[str]
     mcp: list[McpServer]
+    tools: list[str]  # families of Aegis's own tools
     workspace: str | None
     system: str | None
     mounts: list[MountDefinition]
@@ -55,6 +67,7 @@ class AgentDefinition(msgspec.Struct, frozen=True, kw_only=True):
     pause_after: float
     stop_after: float
     on_interrupt: str
+    spawn: SpawnRights = SpawnRights()
 
 
 class ProviderDefinition(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +80,17 @@ class ProviderDefinition(msgspec.Struct, frozen=True, kw_only=True):
     secret: str | None = None
 
 
+class NotifyDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person wants to be told, and how. `quiet` holds ranges such as `22:00-07:00`; `again` is in seconds."""
+
+    on: list[str] = []
+    bell: bool = True
+    desktop: bool = False
+    command: list[str] = []
+    quiet: list[str] = []
+    again: float = 600.0
+
+
 class ProjectConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything in effect for a project, or, without one, for the home alone."""
 
@@ -77,6 +101,7 @@ class ProjectConfig(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, str]  # alias -> provider/model
     providers: dict[str, ProviderDefinition]
     programs: dict[str, str] = {}  # name of a driver -> where its program is; from the home alone
+    notify: NotifyDefinition = NotifyDefinition()  # from the home alone
 
 
 class TrustState(msgspec.Struct, frozen=True, kw_only=True):

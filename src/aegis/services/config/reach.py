@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.text import one_line
 from aegis.drivers import McpServer
-from aegis.services.config.kinds import NAME, VARIABLE, Text, items, wrong
+from aegis.services.config.kinds import NAME, VARIABLE, Choice, Text, items, wrong
 
 if TYPE_CHECKING:
     from aegis.services.config.document import Node
@@ -19,6 +19,9 @@ _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _MEMBERS: Final = ("command", "env", "url", "headers")
 MAX_RULES: Final = 200
 MAX_SERVERS: Final = 50
+#: The families of tools that Aegis's own MCP server has for an agent, and the name of that server, which no other may have.
+FAMILIES: Final = ("core", "children")
+OWN_SERVER: Final = "aegis"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,16 @@ class EgressRules:
         if len(rules) > MAX_RULES:
             raise node.place.error(f"more than {MAX_RULES} egress rules")
         return rules
+
+
+@dataclass(frozen=True, slots=True)
+class Families:
+    """A list of families of tools."""
+
+    form: str = f"a list of {' and '.join(f'`{name}`' for name in FAMILIES)}"
+
+    def read(self, node: Node) -> list[str]:
+        return sorted({Choice(FAMILIES).read(item) for item in items(node, self.form)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +107,8 @@ def check_server(server: McpServer) -> McpServer:
 
     if not NAME.fullmatch(server.name):
         raise refuse("cannot be called so", f"a name looks like `{NAME.pattern}`")
+    if server.name.lower().startswith(OWN_SERVER):  # programs make one name of a server's and its tool's
+        raise refuse("has a name like that of Aegis's own", f"choose one that does not begin with `{OWN_SERVER}`")
     if bool(server.command) == bool(server.url):
         raise refuse("needs either `command` or `url`", "`command: [PROGRAM, ARGUMENT...]` starts it inside; `url` is one that runs there")
     if server.command and server.headers:

@@ -261,9 +261,9 @@ def _moved(source: Source) -> AegisError:
 
 
 def _refuse_programs(values: Values) -> None:
-    """A project cannot say which program of the host is run."""
+    """A project cannot say which program of the host is run, nor what its owner is told."""
     for name, value in values.leaves.items():
-        if name.startswith("programs."):
+        if name.startswith(("programs.", "notify.")):
             raise value.place.error(f"a project cannot set `{name}`", f"it belongs to your own configuration: `{USER_FILE}` in the home")
 
 

@@ -62,6 +62,12 @@ def _agent_lines(agent: AgentDefinition) -> list[str]:
     sandbox = _SANDBOXES.get(agent.sandbox, f"sandbox {agent.sandbox}")
     lines = [f"agent {agent.name}: {sandbox}, permission {agent.permission}, model {agent.model or 'chosen at start'}"]
     lines.append(f"agent {agent.name}: runs {agent.provider}, {_ASKED[agent.approvals]}")
+    may = agent.spawn
+    if may.depth and may.children and may.total:
+        deep = f"{may.depth} generations" if may.depth > 1 else "one generation"
+        lines.append(
+            f"agent {agent.name}: may start {may.children} agents by itself, {may.total} with theirs, {deep}, none with more rights"
+        )
     if agent.auth == "login":
         lines.append(f"agent {agent.name}: is given a COPY OF YOUR LOGIN to {agent.provider} (auth login)")
     lines.extend(f"agent {agent.name}: may connect to {rule}" for rule in agent.egress)

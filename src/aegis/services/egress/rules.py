@@ -53,6 +53,21 @@ class Rule(NamedTuple):
         """Whether this rule names the address."""
         return self.network is not None and self.network.version == address.version and address in self.network
 
+    def covers(self, other: Rule) -> bool:
+        """Whether every host of the other rule is one of this rule's, as freely. The ports are not looked at."""
+        if other.raw and not self.raw:
+            return False
+        if other.network is not None:
+            mine = self.network
+            if mine is None or mine.version != other.network.version:
+                return False
+            return other.network[0] in mine and other.network[-1] in mine
+        if self.name is None or other.name is None:
+            return False
+        if self.below:
+            return other.name.endswith(f".{self.name}") or (other.below and other.name == self.name)
+        return not other.below and other.name == self.name
+
 
 class Rules:
     """The rules of one launch. Raises AegisError(USAGE) for one that cannot be read, naming it and the mend."""
@@ -70,6 +85,13 @@ class Rules:
         """The rule that names a place; one for any bytes comes before others."""
         found = [rule for rule in self.all if place.port in rule.ports and rule.names(place)]
         return max(found, key=lambda rule: rule.raw, default=None)
+
+    def cover(self, text: str) -> bool:
+        """Whether all that a rule allows is allowed by these, each of its ports by one of them. Raises USAGE for what is no rule."""
+        if text == PACKAGES:
+            return self.packages
+        wanted = _rule(text)
+        return all(any(port in rule.ports and rule.covers(wanted) for rule in self.all) for port in wanted.ports)
 
     def ports_of(self, place: Place) -> list[int]:
         """The ports on which its host may be reached."""

@@ -15,7 +15,26 @@ if TYPE_CHECKING:
     from aegis.core.events import ToolKind
     from aegis.drivers import Asked, Permission
 
-__all__ = ["EGRESS", "NOBODY", "READ_ONLY", "RULES", "Rule", "judge"]
+__all__ = ["EGRESS", "NOBODY", "READ_ONLY", "RULES", "UNASKED", "Rule", "judge", "own_verb"]
+
+#: How programs name the tools of an MCP server: what stands before the tool's own name when the server is Aegis's, which no other
+#: server may be called like.
+_PREFIXES: Final = ("mcp__aegis__", "mcp_aegis_", "aegis__", "aegis_", "aegis/", "aegis.")
+#: Aegis's own verbs that no person is asked about, even one who wants to be: they only look, or write to an agent that is held to the
+#: same rules as the one that writes. The others start or end agents.
+UNASKED: Final = frozenset(
+    {
+        "aegis_meta",
+        "aegis_list_sessions",
+        "aegis_list_agents",
+        "aegis_handoff",
+        "aegis_read_mail",
+        "aegis_status",
+        "aegis_peer_transcript",
+        "aegis_await",
+        "aegis_children",
+    }
+)
 
 #: What the model is told with a no.
 READ_ONLY: Final = "the workspace is read-only for you: read it, and say what you would change"
@@ -50,6 +69,20 @@ RULES: Final[dict[ToolKind, Rule]] = {
 }
 
 
+def own_verb(request: Asked) -> str | None:
+    """The verb of Aegis's own MCP server that a program asks leave for, by what it calls the tool; None for any other tool.
+
+    What runs, changes or fetches something in the sandbox is none, whatever it is called: some programs tell of a command by its text.
+    """
+    if request.question or request.kind in ("edit", "delete", "move", "execute", "fetch"):
+        return None
+    for prefix in _PREFIXES:
+        name = request.tool.removeprefix(prefix)
+        if name != request.tool and name.startswith("aegis_"):
+            return name
+    return None
+
+
 def judge(request: Asked, *, permission: Permission, approvals: str, egress: bool) -> Answer | None:
     """The answer that the rules give to a request; None when a person must be asked.
 
@@ -60,6 +93,8 @@ def judge(request: Asked, *, permission: Permission, approvals: str, egress: boo
         egress: whether the instance has a way to the outside.
     """
     asks = approvals == "ask"
+    if (own := own_verb(request)) is not None:  # the gate sees each call of it anyway
+        return None if asks and own not in UNASKED else Answer(allow=True)
     if request.question:
         return None if asks else Answer(allow=False, reason=NOBODY)
     rule = RULES.get(request.kind, RULES["other"])

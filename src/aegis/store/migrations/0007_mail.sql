@@ -9,4 +9,9 @@ ALTER TABLE envelopes ADD COLUMN task TEXT;
 ALTER TABLE envelopes ADD COLUMN status TEXT;
 ALTER TABLE envelopes ADD COLUMN hops INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE envelopes ADD COLUMN report INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE envelopes ADD COLUMN report_to TEXT;
+ALTER TABLE envelopes ADD COLUMN interrupt INTEGER NOT NULL DEFAULT 0;
+-- how it came into its turn: 0 the turn began with it, 1 handed to the program while it ran, 2 with the result of a tool
+ALTER TABLE envelopes ADD COLUMN joined INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX envelopes_sender ON envelopes (sender, seq);
+CREATE INDEX envelopes_dead ON envelopes (seq) WHERE state IN ('failed', 'expired');

@@ -1,4 +1,4 @@
-"""The agent's tools: a table with their schemas, and the one way to use them.
+"""The agent's tools: a table with their schemas, and the one way to use them and those of MCP servers.
 
 A use never raises but `Stopped`: bad arguments, missing files and crashes become results that tell the model what to do.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from aegis.guest.agent.mcp.servers import Servers
     from aegis.guest.agent.wire import Wire
 
 _RESULT_BYTES = 1024 * 1024
@@ -138,16 +139,21 @@ def use(
     permission: str,
     seconds: float,
     leave: Callable[[str, dict[str, Any]], str | dict[str, Any]] | None = None,
+    servers: Servers | None = None,
 ) -> Output:
     """Use a tool for at most `seconds`. `problem` is what is already known to be wrong with the arguments. Raises Stopped only.
 
     With `leave` a person is asked before anything is changed or run: it returns the arguments to use, or why not as a text.
     """
-    tool = TOOLS.get(name)
+    own = TOOLS.get(name)
+    tool = own or (servers.find(name) if servers else None)
     if tool is None:
-        return _refused(f"there is no tool `{name}`; there are: {', '.join(TOOLS)}")
-    arguments = {k: v for k, v in arguments.items() if v is not None or k in tool.required}
-    if problem := problem or _problem(tool, arguments):
+        there = [*TOOLS, *(one["name"] for one in servers.offered())] if servers else TOOLS
+        return _refused(f"there is no tool `{name}`; there are: {', '.join(there)}")
+    if own:
+        arguments = {k: v for k, v in arguments.items() if v is not None or k in own.required}
+        problem = problem or _problem(own, arguments)
+    if problem:
         return _refused(f"{problem}. The arguments of `{name}` must match {dumps_text(tool.parameters).decode()}")
     if tool.writes and permission == "read":
         return _refused(f"`{name}` is not allowed: the workspace is read-only for you. Say what you would change instead.")
@@ -157,8 +163,11 @@ def use(
             return _refused(f"`{name}` was not allowed: {answer}")
         if answer != arguments:
             note = f"[A person changed the arguments to {dumps_text(answer).decode()}]\n"
-            output = use(wire, name, answer, "", permission, seconds)
-            return Output(note + output.text, ok=output.ok, truncated=output.truncated)
+            output = use(wire, name, answer, "", permission, seconds, servers=servers)
+            return Output(note + output.text, ok=output.ok, truncated=output.truncated, pictures=output.pictures)
+    if not isinstance(tool, Tool):
+        assert servers is not None
+        return servers.use(tool, arguments, seconds)
     if tool.function in (_glob, _grep):
         import aegis.guest.agent.tools.search  # noqa: F401 - 8 ms, once here rather than in each child, and not at all for most turns
     if tool.function is None:

@@ -77,8 +77,8 @@ def run(wire: Wire, body: Callable[[str], None], seconds: float, limit: int) -> 
     Stopped, with the output so far, when the turn ends first. What is still running then, or after `seconds`, is killed; what
     a program left in the background when it ended by itself keeps running.
     """
-    _watch_children()
-    mark = f"{os.getpid()}-{next(_numbers)}"
+    watch()
+    mark = next_mark()
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -102,7 +102,7 @@ def _follow(wire: Wire, pid: int, mark: str, reading: int, kept: _Kept, deadline
         ended, eof = _collect(wire, pid, reading, kept, deadline)
     finally:
         if not ended:
-            _kill(pid, mark)
+            kill(pid, mark)
         if not eof:
             _pour(reading, kept)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -113,7 +113,12 @@ def _follow(wire: Wire, pid: int, mark: str, reading: int, kept: _Kept, deadline
     return ended, code
 
 
-def _kill(pid: int, mark: str) -> None:
+def next_mark() -> str:
+    """A value of `MARK` that nothing else has."""
+    return f"{os.getpid()}-{next(_numbers)}"
+
+
+def kill(pid: int, mark: str) -> None:
     """Kill all that came from `pid`, and see it gone."""
     end = time.monotonic() + _KILL_SECONDS
     while processes.kill(lambda: processes.members([pid], MARK, mark)) and time.monotonic() < end:
@@ -127,12 +132,17 @@ def _child(writing: int, body: Callable[[str], None], mark: str) -> None:
         os.setsid()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(writing, 1)
-        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and a program would inherit that
-            signal.signal(ignored, signal.SIG_DFL)
+        heed_signals()
         body(mark)
         code = 0
     finally:
         os._exit(code)
+
+
+def heed_signals() -> None:
+    """Undo in a child what Python ignores: a program would inherit that."""
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored, signal.SIG_DFL)
 
 
 def _collect(wire: Wire, pid: int, reading: int, kept: _Kept, deadline: float) -> tuple[bool, bool]:
@@ -175,10 +185,11 @@ def _pour(reading: int, kept: _Kept) -> None:
             return
 
 
-def _watch_children() -> None:
-    """Have the end of a child wake `Wire.wait`, through a pipe."""
+def watch() -> int:
+    """Have the end of a child wake `Wire.wait`, through a pipe; returns the end to read from, whose bytes mean nothing."""
     if not _wake:
         reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         _wake.append(reading)
+    return _wake[0]

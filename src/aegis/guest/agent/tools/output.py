@@ -7,12 +7,13 @@ LIMIT = 50_000
 
 
 class Output:
-    """The result of a tool. `truncated` says that there was more."""
+    """The result of a tool. `truncated` says that there was more; `pictures` are pairs of a media type and base64."""
 
-    def __init__(self, text: str, *, ok: bool = True, truncated: bool = False) -> None:
+    def __init__(self, text: str, *, ok: bool = True, truncated: bool = False, pictures: list[tuple[str, str]] | None = None) -> None:
         self.text = text
         self.ok = ok
         self.truncated = truncated
+        self.pictures = pictures or []
 
 
 class ToolError(Exception):
