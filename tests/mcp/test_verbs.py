@@ -133,6 +133,36 @@ async def test_a_handoff_lands(rig: Rig) -> None:
     assert (record["principal"], record["resource"]) == (row["sender"], rig.house.registry.get("beta").id)
 
 
+async def test_what_was_sent_before_a_crash_is_not_sent_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that is resumed may make the call again whose answer it never saw."""
+    rig.house.mail.on_accepted = lambda envelope: None
+    alpha, beta = rig.house.registry.get("alpha"), rig.house.registry.get("beta")
+
+    async def turn(ident: str, continues: str | None) -> None:
+        row = (ident, alpha.id, DEFAULT, continues, rig.house.clock.now())
+        await rig.house.store.write(
+            lambda tx: tx.execute("INSERT INTO turns (id, instance, session, continues, started_at) VALUES (?, ?, ?, ?, ?)", row)
+        )
+        monkeypatch.setattr(rig.house.agents, "turn_of", lambda instance, session: ident if instance == alpha.id else None)
+
+    same = {"target_handle": "beta", "context": "look at it"}
+    async with rig.wire("alpha") as wire:
+        await turn("turn_1", None)
+        first = await wire.call("aegis_handoff", same)
+        await wire.call("aegis_handoff", same)  # in one turn it means what it says
+        assert len(rig.house.mail.box(beta.id)) == 2
+        await turn("turn_2", "turn_1")
+        again = await wire.call("aegis_handoff", same)
+        assert (text(again).split(";")[0], again["isError"]) == ("landed at beta", False)
+        assert "not sent twice" in text(again)
+        assert again["structuredContent"]["message_id"] == first["structuredContent"]["message_id"]
+        assert len(rig.house.mail.box(beta.id)) == 2
+        await wire.call("aegis_handoff", same | {"context": "look again"})
+        await turn("turn_3", None)
+        await wire.call("aegis_handoff", same)
+        assert len(rig.house.mail.box(beta.id)) == 4
+
+
 async def test_a_handoff_is_queued(rig: Rig) -> None:
     rig.house.mail.on_accepted = lambda envelope: None
     async with rig.wire("alpha") as wire:

@@ -24,6 +24,10 @@ async def handoff(house: House, caller: Caller, handle: str, text: str, *, inter
         target = peer(house, handle)
         if target is caller.instance:
             raise AegisError(ErrorKind.USAGE, f"`{target.handle}` is you", "aegis_list_sessions shows the others")
+        if (sent := _sent_before(house, caller, target, text)) is not None:
+            words = f"landed at {target.handle}"
+            note = "you sent it before you were interrupted, and it is not sent twice; with other words it is another message"
+            return Said(f"{words}; {note}", {"result": words, "handle": target.handle, "message_id": sent, "position": None, "note": note})
         session = _session(house, caller, target)
         ahead = house.mail.queued(target.id).get(session, 0)
         runs = house.agents.turn_of(target.id, session) is not None
@@ -48,6 +52,13 @@ async def handoff(house: House, caller: Caller, handle: str, text: str, *, inter
     if report:
         notes.append("its final answer comes to you as mail")
     return Said(words + "".join(f"; {note}" for note in notes), facts | ({"note": "; ".join(notes)} if notes else {}))
+
+
+def _sent_before(house: House, caller: Caller, target: Instance, text: str) -> str | None:
+    """The same message, sent in a turn that was cut short: its program may not know that, and do it again when it goes on."""
+    turn = house.agents.turn_of(me(caller).id, caller.session or DEFAULT_SESSION)
+    span = house.agents.continued(turn) if turn is not None else None
+    return house.mail.sent(str(caller.principal), target.id, text, span) if span is not None else None
 
 
 def _session(house: House, caller: Caller, target: Instance) -> str:

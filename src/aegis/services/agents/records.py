@@ -37,6 +37,19 @@ def cut_turn(store: Store, instance: str, session: str) -> Cut | None:
     return Cut(*row) if row else None
 
 
+def continued(store: Store, turn: str) -> tuple[float, float] | None:
+    """When the first of the turns that this one goes on with began, and when this one did; None when it goes on with none."""
+    first, own, turns = store.read(
+        lambda db: db.execute(
+            "WITH RECURSIVE chain (continues, started_at) AS (SELECT continues, started_at FROM turns WHERE id = ? "
+            "UNION ALL SELECT t.continues, t.started_at FROM turns t JOIN chain c ON t.id = c.continues) "
+            "SELECT min(started_at), max(started_at), count(*) FROM chain",
+            (turn,),
+        ).fetchone()
+    )
+    return (first, own) if turns > 1 else None
+
+
 def open_turn(world: World, tx: Tx, turn: str, ids: list[str], cut: Cut | None, attempts: int, *, instance: str, session: str) -> list[str]:
     """Begin a turn with those of the envelopes that did not expire meanwhile; without any there is none. Idempotent."""
     taken = world.mail.take(tx, ids, turn)

@@ -19,7 +19,7 @@ from aegis.core.events import InstanceExec, Retrying
 from aegis.core.ids import new_id
 from aegis.core.principals import SYSTEM
 from aegis.drivers import Capabilities
-from aegis.services.agents import changing, describing, memory, sessions
+from aegis.services.agents import changing, describing, memory, records, sessions
 from aegis.services.agents.activity import Activity, Teller, activity
 from aegis.services.agents.cascading import Cascade, refuse_doomed
 from aegis.services.agents.erasing import erase
@@ -218,6 +218,10 @@ class Agents:
         """The turn that runs in a session of an instance, by its id."""
         live = self._live.get(ident)
         return live.turn_of(session) if live is not None else None
+
+    def continued(self, turn: str) -> tuple[float, float] | None:
+        """From when to when a turn was cut short that this one goes on with, in wall seconds; None when it goes on with none."""
+        return records.continued(self._world.store, turn)
 
     async def create(self, principal: Principal, handle: str | None, launch: Launch) -> Instance:
         """A new instance, started. Raises what `Life.awake` raises; then it exists, in state `failed`, unless it was ephemeral."""

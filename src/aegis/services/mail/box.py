@@ -52,6 +52,12 @@ class Box:
         rows = self._store.read(lambda db: db.execute("SELECT id FROM envelopes WHERE turn = ? AND joined > 0", (turn,)).fetchall())
         return frozenset(row[0] for row in rows)
 
+    def sent(self, sender: str, instance: str, text: str, span: tuple[float, float]) -> str | None:
+        """The id of a message with this very text that `sender` sent to an instance within a span of time, in wall seconds."""
+        query = "SELECT id FROM envelopes WHERE sender = ? AND instance = ? AND text = ? AND accepted_at BETWEEN ? AND ? LIMIT 1"
+        found = self._store.read(lambda db: db.execute(query, (sender, instance, text, *span)).fetchone())
+        return None if found is None else str(found[0])
+
     def position(self, ident: str) -> int | None:
         """How many envelopes of its session are before one that waits; None for one that does not wait."""
         return self._store.read(
