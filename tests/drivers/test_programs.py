@@ -214,13 +214,18 @@ async def test_one_that_anybody_can_change_is_not_run(tmp_path: Path) -> None:
     assert (error.kind, "chmod o-w" in error.hint) == (ErrorKind.DENIED, True)
 
 
+def _told(name: str) -> str:
+    """The pinned version as the program tells it, without the platform that its package has behind it."""
+    return pin(name).partition("-")[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(PROGRAMS))
 async def test_the_pinned_programs_are_found_as_they_are(name: str) -> None:
     path = cli(name)
-    spec = ProgramSpec(name=name, command=("none",), pinned=pin(name), env={"GEMINI_CLI_NO_RELAUNCH": "true"})
+    spec = ProgramSpec(name=name, command=("none",), pinned=_told(name), env={"GEMINI_CLI_NO_RELAUNCH": "true"})
     found = await Programs(path="/usr/bin:/bin", overrides=lambda: {name: str(path)}).find(spec)
-    assert (found.version, found.warning) == (pin(name), "")
+    assert (found.version, found.warning) == (_told(name), "")
     assert found.argv[-1] == str(path)
     assert len(found.mounts) == 1
     assert path.is_relative_to(found.mounts[0].source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +42,12 @@ def test_the_first_frames() -> None:
         McpServer(name="a", command=["x", "y"], env={"A": "b"}),
         McpServer(name="b", url="http://127.0.0.1:1/mcp", headers={"Authorization": "Bearer T"}),
     ]
-    made = [_mcp(server, plain("gemini"), {"http": True}) for server in servers]
+    link: Any = SimpleNamespace(mcp="http://127.0.0.1:2", mcp_command=["python", "-c", "serve"])
+    own = McpServer(name="aegis", url="http://127.0.0.1:2/s/x/mcp", headers={"Authorization": "Bearer T"})
+    made = [_mcp(server, plain("gemini"), {"http": True}, link) for server in [*servers, own]]
+    commands = _mcp(own, plain("gemini"), {}, link)  # for an agent that takes nothing else
+    env = [{"name": "AEGIS_MCP_URL", "value": own.url}, {"name": "AEGIS_MCP_TOKEN", "value": "T"}]
+    assert commands == {"name": "aegis", "command": "python", "args": ["-c", "serve"], "env": env}
+    made.append(commands)
     judge("NewSessionRequest", {"cwd": "/workspace", "mcpServers": made})
     judge("LoadSessionRequest", {"cwd": "/workspace", "mcpServers": made, "sessionId": "s"})

@@ -196,6 +196,7 @@ def _values(agent: AgentSpec, spec: ConversationSpec, place: files.Place) -> dic
         "system": spec.system or "",
         "context": spec.limits.context_tokens,
         "output": spec.limits.max_tokens,
+        "servers": ",".join(server.name for server in spec.mcp),
     }
 
 

@@ -13,7 +13,21 @@ from typing import Any, Final
 import msgspec
 
 #: What each one stands for is told in docs/agents-acp.md.
-NAMES: Final = ("endpoint", "token", "model", "home", "tmp", "cwd", "effort", "mode", "permission", "system", "context", "output")
+NAMES: Final = (
+    "endpoint",
+    "token",
+    "model",
+    "home",
+    "tmp",
+    "cwd",
+    "effort",
+    "mode",
+    "permission",
+    "system",
+    "servers",
+    "context",
+    "output",
+)
 _NUMBERS: Final = ("context", "output")
 _PLACEHOLDER: Final = re.compile(r"\{([a-z_]+)\}")
 
