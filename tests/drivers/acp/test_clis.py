@@ -260,19 +260,6 @@ async def test_cuts(rig: Rig) -> None:
     assert not (rig.work / "c.txt").exists()
 
 
-async def test_errors(rig: Rig) -> None:
-    conversation = await rig.start()
-    events = conversation.events()
-    rig.server.fault(status=400)
-    end: Any = (await turn(events, conversation, "one"))[-1]
-    assert end.outcome is Outcome.FAILED
-    assert "fault 400" in end.error["error"]
-    assert rig.name == "opencode" or end.error["data"]["status"] == 400  # OpenCode does not tell it
-    rig.server.fault(status=503)
-    end = (await turn(events, conversation, "[[say after]]"))[-1]
-    assert (end.outcome, end.text.strip()) == (Outcome.COMPLETED, "after")
-
-
 async def test_settings(rig: Rig) -> None:
     conversation = await rig.start()
     events = conversation.events()
@@ -321,21 +308,6 @@ async def test_killed_and_gone_on(rig: Rig) -> None:
     with pytest.raises(AegisError) as raised:
         await rig.start(resume="89ad5021-b1e1-4707-85e2-e692465c82bf")
     assert raised.value.kind is ErrorKind.NOT_FOUND
-
-
-async def test_copies(rig: Rig) -> None:
-    conversation = await rig.start()
-    await turn(conversation.events(), conversation, "remember alpha")
-    resume = conversation.opened.program_session
-    await conversation.close()
-    if rig.name == "gemini":
-        with pytest.raises(AegisError) as raised:
-            await rig.start(resume=resume, fork=True)
-        assert raised.value.kind is ErrorKind.CONFLICT
-        return
-    copy = await rig.start(resume=resume, fork=True)
-    assert copy.opened.program_session != resume
-    assert "alpha" in (await turn(copy.events(), copy, "[[recall]]"))[-1].text  # type: ignore[union-attr]
 
 
 @only["opencode"]
