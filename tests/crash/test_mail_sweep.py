@@ -93,7 +93,8 @@ def test_reports_and_what_joins_a_turn(mortal: RealDaemon, tmp_path: Path, name:
         assert seqs == sorted(seqs), "they are there in order"
         assert {ident for ident, item in box.items() if item["state"] == "acknowledged"} <= set(heard)
         # A death is survived; a defect or a full disk inside a turn fails that turn and no other.
-        lost = [item for item in box.values() if item["state"] != "acknowledged"]
+        # What a program had and answered may stay `injected`: the word that it was read dies with a daemon that dies right then.
+        lost = [item for item in box.values() if item["state"] not in ("acknowledged", "injected")]
         assert len(lost) <= (0 if action == "kill" else 1)
     final: dict[str, int] = {}
     for event in all_events(mortal):

@@ -137,7 +137,7 @@ def test_the_nearest_tool_is_named() -> None:
         (b'{"jsonrpc":"2.0","id":1,"method":"ping"} x', protocol.PARSE_ERROR),
         (b"[" * 100_000, protocol.PARSE_ERROR),
         (b'{"a":' * 100_000, protocol.PARSE_ERROR),
-        (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":' + b"[" * 5000 + b"]" * 5000 + b"}", protocol.PARSE_ERROR),
+        (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":' + b"[" * 100_000 + b"]" * 100_000 + b"}", protocol.PARSE_ERROR),
         (b"7", protocol.INVALID_REQUEST),
         (b"null", protocol.INVALID_REQUEST),
         (b"{}", protocol.INVALID_REQUEST),

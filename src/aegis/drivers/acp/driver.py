@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from aegis.core.errors import AegisError, ErrorKind
@@ -59,6 +60,7 @@ class AcpDriver:
             oldest=wanted.oldest,
             install=wanted.install,
             version_args=wanted.version_args,
+            env={name: value for name, value in self.agent.environment.items() if isinstance(value, str) and "{" not in value},
         )
 
     async def locate(self) -> Installation:
@@ -196,7 +198,7 @@ def _values(agent: AgentSpec, spec: ConversationSpec, place: files.Place) -> dic
         "system": spec.system or "",
         "context": spec.limits.context_tokens,
         "output": spec.limits.max_tokens,
-        "servers": ",".join(server.name for server in spec.mcp),
+        "servers": ",".join(server.name for server in spec.mcp) or f"none-{secrets.token_hex(8)}",  # a name that nobody declares
     }
 
 
