@@ -124,13 +124,13 @@ def test_a_peer_address_cannot_be_claimed(port: Port) -> None:
         assert port.ask("GET", "/v1/status", f"{name}: uid:0", token=False) == 401
 
 
-def test_get_changes_nothing(port: Port) -> None:
+def test_get_changes_nothing(port: Port, tmp_path: Path) -> None:
     """Every route, asked by GET, HEAD and by overrides: no instance, no secret, no row but what reading leaves, and it still runs."""
     port.daemon.client.secrets.set("KEPT", "x")
     port.daemon.start("kept", sandbox="process")
     before = port.daemon.client.instances.get("kept")
     for path in (
-        "/v1/shutdown", "/v1/backup?target=/tmp/x", "/v1/instances/kept/start", "/v1/instances/kept/disable", "/v1/instances/kept/restart",
+        "/v1/shutdown", f"/v1/backup?target={tmp_path}/copy", "/v1/instances/kept/start", "/v1/instances/kept/disable", "/v1/instances/kept/restart",
         "/v1/instances/kept/exec?command=id", "/v1/instances/kept/tether?text=x", "/v1/secrets/KEPT?value=y", "/v1/instances?handle=new",
         "/v1/instances/kept?method=DELETE", "/v1/config/trust?project=/tmp&hash=x",
     ):  # fmt: skip
@@ -143,7 +143,7 @@ def test_get_changes_nothing(port: Port) -> None:
     assert [one["handle"] for one in client.instances.all()] == ["kept"]
     assert [(one["name"], one["version"]) for one in client.secrets.all()] == [("KEPT", 1)]
     assert client.mail.all("kept") == []
-    assert not Path("/tmp/x").exists()
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_second_request_cannot_hide_in_the_first(port: Port) -> None:
