@@ -31,10 +31,14 @@ def outside(open_folder: Path) -> Iterator[Path]:
 
 
 def everything(lab: Lab, text: str) -> str:
-    """All that a turn said and saw, as one text."""
+    """All that a turn said and saw, as one text.
+
+    Not the message, which names what it is after, nor the notices to a person: they come seconds later, into the next turn, and repeat
+    the words of the last, such as the error that names the path that was tried.
+    """
     events = lab.ask(text)
     assert finished(events)["outcome"] in ("completed", "failed"), finished(events)
-    return json.dumps([event["data"] for event in events if event["type"] != "mail.accepted"])
+    return json.dumps([event["data"] for event in events if event["type"] not in ("mail.accepted", "attention.raised")])
 
 
 @pytest.mark.parametrize("permission", ["read", "write", "full"])

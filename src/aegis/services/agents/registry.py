@@ -38,7 +38,7 @@ class Registry:
         rows = self._store.read(
             lambda db: db.execute(
                 "SELECT id, handle, idx, launch, state, reason, enabled, token, created_at, last_active_at, stopped_at, parent "
-                "FROM instances ORDER BY created_at, id"
+                "FROM instances ORDER BY created_at, rowid"
             ).fetchall()
         )
         for row in rows:
@@ -61,7 +61,7 @@ class Registry:
 
     def all(self) -> list[Instance]:
         """Every instance, oldest first."""
-        return sorted(self._by_id.values(), key=lambda i: (i.created_at, i.id))
+        return sorted(self._by_id.values(), key=lambda i: i.created_at)  # of the same moment: as they came
 
     def shared(self) -> set[Path]:
         """The directories of this machine that agents can write to, each as it is called and as what it leads to."""
