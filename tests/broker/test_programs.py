@@ -115,7 +115,7 @@ async def test_a_limit_that_lasts_ends_the_program_at_once(served: Any, answers:
     assert len(served.recorded) <= 2  # one may be for a title
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", PROGRAMS[:2])
 async def test_what_a_program_did_is_done_again_from_its_recording(served: Any, tmp_path: Path, name: str) -> None:
     served.client.model = "scripted/directives"
     path, home = str(tmp_path / "calls.jsonl"), tmp_path / "aegis"

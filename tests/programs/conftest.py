@@ -112,31 +112,65 @@ def workspace() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def make_lab(short_home: Path, server: ModelServer, workspace: Path) -> Iterator[Callable[..., Lab]]:
-    """Makes the laboratory for a program; `loop` is the provider that leads to the model server."""
+def _opened(program: str, home: Path, server: ModelServer, workspace: Path) -> Lab:
+    """The laboratory for a program; `loop` is the provider that leads to the model server."""
     if shutil.which("bwrap") is None:
         pytest.skip("bubblewrap is not installed: apt-get install bubblewrap")
-    real = RealDaemon(short_home)
+    path = cli(program)
+    dialect, below = DIALECTS[program]
+    home.mkdir(mode=0o700, exist_ok=True)
+    (home / "config.yaml").write_text(
+        f"providers:\n  loop: {{base_url: '{server.url}{below}', dialect: {dialect}}}\nprograms:\n  {program}: {{path: '{path}'}}\n"
+    )
+    real = RealDaemon(home)
+    real.up()
+    return Lab(program, real, server, workspace)
 
-    def make(program: str) -> Lab:
-        path = cli(program)
-        dialect, below = DIALECTS[program]
-        short_home.mkdir(mode=0o700, exist_ok=True)
-        (short_home / "config.yaml").write_text(
-            f"providers:\n  loop: {{base_url: '{server.url}{below}', dialect: {dialect}}}\nprograms:\n  {program}: {{path: '{path}'}}\n"
-        )
-        real.up()
-        return Lab(program, real, server, workspace)
 
-    yield make
-    real.down()
+@pytest.fixture
+def make_lab(short_home: Path, server: ModelServer, workspace: Path) -> Iterator[Callable[..., Lab]]:
+    """Makes the laboratory for a program."""
+    yield lambda program: _opened(program, short_home, server, workspace)
+    RealDaemon(short_home).down()
 
 
 @pytest.fixture(params=list(DIALECTS))
 def lab(request: pytest.FixtureRequest, make_lab: Callable[..., Lab]) -> Lab:
     """The laboratory, once for each program."""
     return make_lab(request.param)
+
+
+def only_with(*programs: str) -> pytest.MarkDecorator:
+    """The laboratory of these programs alone: for what depends on the program's kind, not on each program."""
+    return pytest.mark.parametrize("lab", programs, indirect=True)
+
+
+@pytest.fixture(params=list(DIALECTS), scope="module")
+def _shared(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    folder = Path(tempfile.mkdtemp(prefix="aegis-"))
+    workspace = folder / "work"
+    workspace.mkdir()
+    home = folder / "home"
+    with ModelServer() as server:
+        try:
+            lab = _opened(request.param, home, server, workspace)
+            lab.start()
+            yield lab
+        finally:
+            RealDaemon(home).down()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def shared(_shared: Lab) -> Lab:
+    """A laboratory with an instance `a` that many tests use one after the other: a program takes seconds to start.
+
+    The conversation goes on from test to test; the workspace is empty and the model server well at the beginning of each.
+    """
+    _shared.server.mend()
+    for path in _shared.workspace.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return _shared
 
 
 ROOT = os.geteuid() == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.programs.conftest import Lab, finished, only
+from tests.programs.conftest import DIALECTS, Lab, finished, only
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,11 @@ def everything(lab: Lab, text: str) -> str:
     return json.dumps([event["data"] for event in events if event["type"] not in ("mail.accepted", "attention.raised")])
 
 
-@pytest.mark.parametrize("permission", ["read", "write", "full"])
+@pytest.mark.parametrize(
+    ("lab", "permission"),
+    [*((program, permission) for program in DIALECTS for permission in ("read", "write")), ("claude-code", "full")],
+    indirect=["lab"],
+)
 def test_tools(lab: Lab, outside: Path, permission: str) -> None:
     """In one sandbox one after the other: a shell, writing, reading, looking for files."""
     lab.start(permission=permission)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import wait_gone
-from tests.programs.conftest import Event, Lab, finished, only
+from tests.programs.conftest import Event, Lab, finished, only, only_with
 
 from aegis.core.errors import AegisError
 
@@ -26,7 +26,11 @@ def recall(lab: Lab) -> str:
     return str(finished(lab.ask("[[recall]]"))["text"])
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("lab", "moment"),
+    [*(("claude-code", moment) for moment in MOMENTS), ("codex", "tool"), ("gemini", "stream"), ("opencode", "accepted")],
+    indirect=["lab"],
+)
 def test_the_daemon_is_killed(lab: Lab, moment: str) -> None:
     lab.start()
     lab.ask("[[say the word is marzipan]]")
@@ -93,6 +97,7 @@ def inner(pid: int) -> int:
     return int(next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[-1])
 
 
+@only_with("claude-code", "gemini")
 def test_the_program_is_killed_while_a_person_is_asked(lab: Lab) -> None:
     lab.start(approvals="ask")
     receipt = lab.send('[[call write {"path": "/workspace/a.txt", "content": "x"}]] [[say done]]')
@@ -108,6 +113,7 @@ def test_the_program_is_killed_while_a_person_is_asked(lab: Lab) -> None:
     assert finished(lab.ask("[[say fine]]"))["text"].strip() == "fine"
 
 
+@only_with("claude-code", "opencode")
 def test_the_daemon_is_stopped_while_a_program_works(lab: Lab) -> None:
     lab.start()
     mark = str(random.randrange(100_000, 900_000))  # nobody else's

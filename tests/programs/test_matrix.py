@@ -16,9 +16,8 @@ from aegis.core.errors import AegisError
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
-def test_turns_follow_each_other_and_stream(lab: Lab) -> None:
-    lab.start()
-    first = lab.ask("[[think let me see]] [[slow 12 30]]")
+def test_turns_follow_each_other_and_stream(shared: Lab) -> None:
+    first = shared.ask("[[think let me see]] [[slow 12 30]]")
     end = finished(first)
     assert end["outcome"] == "completed", end
     deltas = [d["text"] for d in only(first, "turn.text.delta")]
@@ -27,16 +26,15 @@ def test_turns_follow_each_other_and_stream(lab: Lab) -> None:
     assert "t11" in end["text"]
     assert "let me see" in "".join(d["text"] for d in only(first, "turn.thinking.delta"))
     assert [d["text"].strip("*\n ") for d in only(first, "turn.thinking")] == ["let me see"]  # Gemini puts a heading over it
-    second = lab.ask("[[recall]]")
+    second = shared.ask("[[recall]]")
     assert "t11" not in finished(second)["text"]
     assert "slow 12 30" in finished(second)["text"], "the program forgot the first turn"
 
 
-def test_a_file_is_edited(lab: Lab) -> None:
-    lab.start()
-    events = lab.ask('[[call write {"path": "/workspace/a.txt", "content": "hello\\n"}]] [[say written]]')
+def test_a_file_is_edited(shared: Lab) -> None:
+    events = shared.ask('[[call write {"path": "/workspace/a.txt", "content": "hello\\n"}]] [[say written]]')
     assert finished(events)["outcome"] == "completed", finished(events)
-    assert (lab.workspace / "a.txt").read_text() == "hello\n"
+    assert (shared.workspace / "a.txt").read_text() == "hello\n"
     (call,) = only(events, "turn.tool.call")
     assert call["kind"] == "edit"
     assert any(place["path"] == "/workspace/a.txt" for place in call["locations"]), call
@@ -48,25 +46,24 @@ def test_a_file_is_edited(lab: Lab) -> None:
     assert finished(events)["text"].strip() == "written"
 
 
-def test_a_shell_command_runs(lab: Lab) -> None:
-    lab.start()
-    events = lab.ask('[[call bash {"command": "expr 40 + 2 > out.txt; cat out.txt; id -u"}]] [[lastresult]]')
+def test_a_shell_command_runs(shared: Lab) -> None:
+    events = shared.ask('[[call bash {"command": "expr 40 + 2 > out.txt; cat out.txt; id -u"}]] [[lastresult]]')
     assert finished(events)["outcome"] == "completed", finished(events)
-    assert (lab.workspace / "out.txt").read_text() == "42\n"
+    assert (shared.workspace / "out.txt").read_text() == "42\n"
     (call,) = only(events, "turn.tool.call")
     assert call["kind"] == "execute"
     assert "42" in only(events, "turn.tool.result")[0]["output"]
     assert "42" in finished(events)["text"]
 
 
-def test_calls_are_metered(lab: Lab) -> None:
-    lab.start()
-    end = finished(lab.ask("[[say hello]]"))
+def test_calls_are_metered(shared: Lab) -> None:
+    before = shared.client.instances.get("a")["usage"]
+    end = finished(shared.ask("[[say hello]]"))
     assert end["input"] > 0
     assert end["output"] > 0
-    used = lab.client.instances.get("a")["usage"]
-    assert used["input"] == end["input"]
-    events = lab.ask("[[say again]]")
+    used = shared.client.instances.get("a")["usage"]
+    assert used["input"] - before["input"] == end["input"]
+    events = shared.ask("[[say again]]")
     assert {usage["model"] for usage in only(events, "turn.usage")} == {"loop/directives"}
 
 
@@ -114,28 +111,26 @@ def test_an_approval_survives_the_daemon(lab: Lab) -> None:
     assert finished(events)["outcome"] == "completed", finished(events)
 
 
-def test_a_stream_is_interrupted(lab: Lab) -> None:
-    lab.start()
-    receipt = lab.send("[[slow 400 50]]")
-    lab.until(receipt, lambda event: event["type"] == "turn.text.delta")
-    lab.client.mail.cancel("a")
-    assert finished(lab.turn(receipt))["outcome"] == "cancelled"
-    lab.server.until(lambda: any(request.disconnected for request in lab.server.requests))
-    after = lab.ask("[[say fresh]]")
+def test_a_stream_is_interrupted(shared: Lab) -> None:
+    receipt = shared.send("[[slow 400 50]]")
+    shared.until(receipt, lambda event: event["type"] == "turn.text.delta")
+    shared.client.mail.cancel("a")
+    assert finished(shared.turn(receipt))["outcome"] == "cancelled"
+    shared.server.until(lambda: any(request.disconnected for request in shared.server.requests))
+    after = shared.ask("[[say fresh]]")
     assert finished(after)["outcome"] == "completed", finished(after)
     assert "".join(d["text"] for d in only(after, "turn.text.delta")).strip() == "fresh", "something of the cut turn leaked"
 
 
-def test_a_running_shell_is_interrupted(lab: Lab) -> None:
-    lab.start()
-    receipt = lab.send('[[call bash {"command": "echo begun > begun.txt; sleep 299"}]] [[say over]]')
-    lab.until(receipt, lambda event: event["type"] == "turn.tool.call")
-    lab.inside("while ! test -e /workspace/begun.txt; do sleep 0.02; done")
-    assert lab.processes("sleep 299")
-    lab.client.mail.cancel("a")
-    assert finished(lab.turn(receipt))["outcome"] == "cancelled"
-    lab.inside('while grep -q "[s]leep.299" /proc/[0-9]*/cmdline 2>/dev/null; do sleep 0.02; done')
-    after = lab.ask("[[say fresh]]")
+def test_a_running_shell_is_interrupted(shared: Lab) -> None:
+    receipt = shared.send('[[call bash {"command": "echo begun > begun.txt; sleep 299"}]] [[say over]]')
+    shared.until(receipt, lambda event: event["type"] == "turn.tool.call")
+    shared.inside("while ! test -e /workspace/begun.txt; do sleep 0.02; done")
+    assert shared.processes("sleep 299")
+    shared.client.mail.cancel("a")
+    assert finished(shared.turn(receipt))["outcome"] == "cancelled"
+    shared.inside('while grep -q "[s]leep.299" /proc/[0-9]*/cmdline 2>/dev/null; do sleep 0.02; done')
+    after = shared.ask("[[say fresh]]")
     assert finished(after)["text"].strip() == "fresh"
 
 
@@ -150,29 +145,27 @@ def test_a_pending_permission_is_interrupted(lab: Lab) -> None:
     assert finished(lab.ask("[[say fresh]]"))["text"].strip() == "fresh"
 
 
-def test_an_error_of_the_model_is_told(lab: Lab) -> None:
-    lab.start()
-    end = finished(lab.ask("[[error 400]]"))
+def test_an_error_of_the_model_is_told(shared: Lab) -> None:
+    end = finished(shared.ask("[[error 400]]"))
     assert end["outcome"] == "failed"
     assert "400" in str(end["error"])
-    assert finished(lab.ask("[[say fine]]"))["text"].strip() == "fine"
+    assert finished(shared.ask("[[say fine]]"))["text"].strip() == "fine"
 
 
-def test_an_overload_is_tried_again(lab: Lab) -> None:
-    lab.start()
-    end = finished(lab.ask("[[error 503 1]] [[say got through]]"))
+def test_an_overload_is_tried_again(shared: Lab) -> None:
+    end = finished(shared.ask("[[error 503 1]] [[say got through]]"))
     assert end["outcome"] == "completed", end
     assert end["text"].strip() == "got through"
 
 
-def test_the_model_is_switched(lab: Lab) -> None:
-    lab.start()
-    assert finished(lab.ask("[[say one]]"))["text"].strip() == "one"
-    lab.client.sessions.configure("a", DEFAULT_SESSION, model="loop/echo")
-    events = lab.ask("two")
+def test_the_model_is_switched(shared: Lab) -> None:
+    assert finished(shared.ask("[[say one]]"))["text"].strip() == "one"
+    shared.client.sessions.configure("a", DEFAULT_SESSION, model="loop/echo")
+    events = shared.ask("two")
     assert finished(events)["text"].strip() == "echo: two"
     assert {usage["model"] for usage in only(events, "turn.usage")} == {"loop/echo"}
-    assert lab.server.calls[-1].model == "echo"
+    assert shared.server.calls[-1].model == "echo"
+    shared.client.sessions.configure("a", DEFAULT_SESSION, model="loop/directives")
 
 
 def test_memory_survives_a_kill_in_the_middle(lab: Lab) -> None:
@@ -235,25 +228,13 @@ def _cmdlines() -> list[bytes]:
     return found
 
 
-def test_pictures_reach_the_model(lab: Lab, tmp_path: Path) -> None:
+def test_pictures_reach_the_model(shared: Lab, tmp_path: Path) -> None:
     pixel = bytes.fromhex(
         "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8cfc000000301010018dd8db00000000049454e44ae426082"
     )
-    lab.start()
-    events = lab.ask("[[images]]", images=[image_of(pixel)])
+    events = shared.ask("[[images]]", images=[image_of(pixel)])
     assert finished(events)["outcome"] == "completed", finished(events)
     assert "image/png" in finished(events)["text"]
-
-
-def test_a_usage_limit_is_a_wait(lab: Lab) -> None:
-    lab.start()
-    lab.server.fault(times=100, status=429, headers={"retry-after": "4000"})
-    receipt = lab.send("[[say at last]]")
-    end = lab.until(receipt, lambda event: event["type"] == "turn.finished")[-1]["data"]
-    assert end["outcome"] == "limited", end
-    assert end["error"]["will_continue"]
-    info = lab.client.instances.get("a")
-    assert info["activity"] == "limited"
 
 
 def test_a_recorded_run_is_played_again(lab: Lab, tmp_path: Path) -> None:

@@ -35,14 +35,33 @@ while True:
 """
 
 
-def test_no_name_is_asked_for(lab: Lab) -> None:
+#: What a variable is called that may hold a key.
+_KEYS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "AUTH")
+
+
+def test_no_key_but_our_token_is_in_its_environment(shared: Lab) -> None:
+    assert finished(shared.ask("[[say awake]]"))["outcome"] == "completed"
+    environment = Path(f"/proc/{pid_of(shared)}/environ").read_bytes().decode().split("\0")
+    values = dict(entry.partition("=")[::2] for entry in environment if entry)
+    for name in ("SSH_AUTH_SOCK", "AEGIS_TEST_CLIS", "HOME_OF_SOMEBODY"):
+        assert name not in values
+    assert values["HOME"] == "/home/agent"
+    secret = {name: value for name, value in values.items() if value and any(word in name for word in _KEYS)}
+    if shared.program == "opencode":  # its configuration, which holds the token, is one variable
+        secret["OPENCODE_CONFIG_CONTENT"] = json.loads(values["OPENCODE_CONFIG_CONTENT"])["provider"]["aegis"]["options"]["apiKey"]
+    secret.pop("AEGIS_MCP_TOKEN", None)  # for Aegis's own server of tools, and for nothing else
+    tokens = set(secret.values())
+    assert len(tokens) == 1, secret
+    assert not any(next(iter(tokens)) in " ".join(request.headers.values()) for request in shared.server.requests), "the token went out"
+
+
+def test_no_name_is_asked_for(shared: Lab) -> None:
     if os.geteuid() != 0 or shutil.which("nsenter") is None:
         pytest.skip("only root enters a network namespace and listens at port 53 there (nsenter, of util-linux)")
-    lab.start()
-    assert finished(lab.ask("[[say awake]]"))["outcome"] == "completed"
-    pid = pid_of(lab)
+    assert finished(shared.ask("[[say awake]]"))["outcome"] == "completed"
+    pid = pid_of(shared)
     for name, text in (("nsswitch.conf", "hosts: dns"), ("resolv.conf", "nameserver 127.0.0.1")):
-        lab.inside(f"echo '{text}' > /tmp/{name}; chmod 644 /tmp/{name}")
+        shared.inside(f"echo '{text}' > /tmp/{name}; chmod 644 /tmp/{name}")
         subprocess.run(
             ["nsenter", f"--mount=/proc/{pid}/ns/mnt", "mount", "--bind", f"/tmp/{name}", f"/etc/{name}"],
             check=name == "nsswitch.conf",
@@ -53,35 +72,14 @@ def test_no_name_is_asked_for(lab: Lab) -> None:
         assert listener.stdout is not None
         try:
             assert listener.stdout.readline() == "ready\n"
-            lab.inside("getent hosts aegis-probe.invalid || true")
+            shared.inside("getent hosts aegis-probe.invalid || true")
             asked = '[[call bash {"command": "echo hello"}]] [[call write {"path": "/workspace/a", "content": "x"}]] [[say done]]'
-            end = finished(lab.ask(asked, session=("host", "fresh")))
+            end = finished(shared.ask(asked, session=("host", "fresh")))
             assert end["outcome"] == "completed", end
-            lab.inside("getent hosts aegis-end.invalid || true")
+            shared.inside("getent hosts aegis-end.invalid || true")
         finally:
             listener.terminate()
         names = [line.strip() for line in listener.stdout]
     assert any("aegis-probe" in name for name in names), "the listener heard nothing at all"
     assert {name for name in names if "aegis-" not in name} == set()
-    assert [request.path for request in lab.server.requests if request.dialect is None and request.method == "POST"] == []
-
-
-#: What a variable is called that may hold a key.
-_KEYS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "AUTH")
-
-
-def test_no_key_but_our_token_is_in_its_environment(lab: Lab) -> None:
-    lab.start()
-    assert finished(lab.ask("[[say awake]]"))["outcome"] == "completed"
-    environment = Path(f"/proc/{pid_of(lab)}/environ").read_bytes().decode().split("\0")
-    values = dict(entry.partition("=")[::2] for entry in environment if entry)
-    for name in ("SSH_AUTH_SOCK", "AEGIS_TEST_CLIS", "HOME_OF_SOMEBODY"):
-        assert name not in values
-    assert values["HOME"] == "/home/agent"
-    secret = {name: value for name, value in values.items() if value and any(word in name for word in _KEYS)}
-    if lab.program == "opencode":  # its configuration, which holds the token, is one variable
-        secret["OPENCODE_CONFIG_CONTENT"] = json.loads(values["OPENCODE_CONFIG_CONTENT"])["provider"]["aegis"]["options"]["apiKey"]
-    secret.pop("AEGIS_MCP_TOKEN", None)  # for Aegis's own server of tools, and for nothing else
-    tokens = set(secret.values())
-    assert len(tokens) == 1, secret
-    assert not any(next(iter(tokens)) in " ".join(request.headers.values()) for request in lab.server.requests), "the token went out"
+    assert [request.path for request in shared.server.requests if request.dialect is None and request.method == "POST"] == []

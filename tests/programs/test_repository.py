@@ -65,25 +65,23 @@ def plant(workspace: Path) -> None:
         path.write_text(content)
 
 
-@pytest.mark.parametrize("tool", ["bash", "write"])
-def test_it_does_not_answer_in_a_persons_place(lab: Lab, tool: str) -> None:
+def test_it_decides_nothing(lab: Lab) -> None:
+    """It neither answers in a person's place, nor chooses the model, nor has anything run."""
     plant(lab.workspace)
     lab.start(approvals="ask")
-    arguments = {"command": "echo x > /workspace/done.txt"} if tool == "bash" else {"path": "/workspace/done.txt", "content": "x"}
-    receipt = lab.send(f"[[call {tool} {json.dumps(arguments)}]] [[say over]]")
-    seen = lab.until(receipt, lambda event: event["type"] in ("approval.requested", "turn.finished"))
-    assert seen[-1]["type"] == "approval.requested", only(seen, "turn.tool.result")
-    assert not (lab.workspace / "done.txt").exists()
-    lab.client.approvals.decide(lab.client.approvals.list()[0]["id"], approve=False)
-    assert finished(lab.turn(receipt))["outcome"] == "completed"
-    assert not (lab.workspace / "done.txt").exists()
-
-
-def test_it_does_not_choose_the_model(lab: Lab) -> None:
-    plant(lab.workspace)
-    lab.start()
     events = lab.ask("[[say hello]]")
     assert finished(events)["text"].strip() == "hello", finished(events)
     assert {usage["model"] for usage in only(events, "turn.usage")} == {"loop/directives"}
+    for tool, arguments in (
+        ("bash", {"command": "echo x > /workspace/done.txt"}),
+        ("write", {"path": "/workspace/done.txt", "content": "x"}),
+    ):
+        receipt = lab.send(f"[[call {tool} {json.dumps(arguments)}]] [[say over]]")
+        seen = lab.until(receipt, lambda event: event["type"] in ("approval.requested", "turn.finished"))
+        assert seen[-1]["type"] == "approval.requested", only(seen, "turn.tool.result")
+        assert not (lab.workspace / "done.txt").exists()
+        lab.client.approvals.decide(lab.client.approvals.list()[0]["id"], approve=False)
+        assert finished(lab.turn(receipt))["outcome"] == "completed"
+        assert not (lab.workspace / "done.txt").exists()
     assert not (lab.workspace / "mcp-ran").exists()
     assert not (lab.workspace / "hook-ran").exists()

@@ -121,7 +121,9 @@ async def told(bed: Bed, kind: str) -> Any:
     raise AssertionError("the log ended")
 
 
-@pytest.mark.parametrize("how", ["500", "refused"])
+@pytest.mark.parametrize(
+    ("bed", "how"), [*((program, "500") for program in DIALECTS), ("claude-code", "refused"), ("gemini", "refused")], indirect=["bed"]
+)
 async def test_a_dead_model_ends_the_turn(bed: Bed, how: str) -> None:
     """No turn hangs for as long as its program likes: after two minutes without an answer it ends, and says why."""
     a = await bed.start(model="loop/directives" if how == "500" else "dead/directives")
