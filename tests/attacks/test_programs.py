@@ -21,6 +21,8 @@ from tests.conftest import RealDaemon
 
 from aegis.core.errors import AegisError, ErrorKind
 
+pytestmark = pytest.mark.slow
+
 PYTHON = os.path.realpath(sys.executable)
 Event = dict[str, Any]
 

@@ -14,6 +14,8 @@ from tests.conftest import RealDaemon
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 
 class Hook:
     """A command of the person's that hands on what it is given through a pipe."""

@@ -17,6 +17,8 @@ from tests.cli.terminal import Terminal
 
 from aegis.cli.blocks import GLYPHS
 
+pytestmark = pytest.mark.slow
+
 EDIT = (
     '[[think hmm]] [[call write {"path": "a.txt", "content": "one\\ntwo\\n"}]] '
     '[[call bash {"command": "printf \'\\\\033[31mred\\\\n\'; false"}]] [[say all done]]'

@@ -16,6 +16,8 @@ from tests.docs.snippets import Snippet, commands, run, snippets
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: What a newcomer reads first; the others take their time.
+FIRST = ("README.md", "getting-started.md", "sandboxes.md", "secrets.md")
 FAKE = ROOT / "tests" / "programs" / "fake_program.py"
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -60,7 +62,11 @@ def place(bwrap: bool) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document",
+    [path if path.name in FIRST else pytest.param(path, marks=pytest.mark.slow) for path in DOCUMENTS],
+    ids=lambda path: path.name,
+)
 def test_snippets_run(document: Path, place: tuple[Path, dict[str, str]], bwrap: bool) -> None:
     if document.name == "sandboxes.md" and not bwrap:
         pytest.skip("no bwrap sandbox on this machine")

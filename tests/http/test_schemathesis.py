@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from tests.http.conftest import Api
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 #: Operations that end the daemon, have no end, or speak another protocol.
 LEFT_OUT = ("shutdown", "follow_frames", "events_socket", "instance_events_socket")
