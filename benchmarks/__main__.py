@@ -8,7 +8,25 @@ import sys
 
 from benchmarks.harness import show
 
-NAMES = ("cli", "store", "tether", "sandboxes", "daemon", "broker", "drivers", "streaming", "programs", "mail", "mcp", "spawning")
+NAMES = (
+    "cli",
+    "store",
+    "tether",
+    "sandboxes",
+    "daemon",
+    "broker",
+    "drivers",
+    "streaming",
+    "programs",
+    "mail",
+    "gate",
+    "audit",
+    "egress",
+    "mcp",
+    "tools",
+    "spawning",
+    "budgets",
+)
 
 
 def main() -> int:

@@ -25,6 +25,20 @@ for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQ
         signal.signal(number, action)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What is marked `thorough` runs when asked for."""
+    parser.addoption("--thorough", action="store_true", help="run also the variants that mostly show what others show")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked `thorough`, unless it is asked for."""
+    if not config.getoption("--thorough"):
+        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test marked `realcli("gemini")` needs that pinned program; without a name, all of them."""
     for mark in item.iter_markers("realcli"):

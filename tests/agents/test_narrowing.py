@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aegis.core.egress import EgressRule
 from aegis.drivers import AgentLimits, McpServer
 from aegis.sandboxes import Limits
 from aegis.services.agents.model import Launch, MountRule, SpawnRights
 from aegis.services.agents.narrowing import BOUNDS, holder, narrow
+from aegis.services.egress.paths import read_path
 from aegis.services.egress.places import read_place
 from aegis.services.egress.rules import Rules
 
@@ -37,6 +40,12 @@ PATHS = [
 RULES = [
     "packages", "a.example:443", "a.example:80,443", "b.example", "*.example.com:443", "x.example.com:443", "*.x.example.com:443",
     "example.com:443", "10.0.0.0/8:5432", "10.1.0.0/16:5432", "10.1.2.3:5432", "tcp://a.example:443", "tcp://10.1.2.3:5432", "[fd00::/16]:1",
+    *(EgressRule(host=host, inspect=True, methods=methods, paths=paths)
+      for host in ("a.example:443", "*.example.com:443", "x.example.com:443", "10.1.2.3:5432")
+      for methods in (("GET",), ("GET", "POST"))
+      for paths in (("/*",), ("/v1/*",), ("/v1/a", "/x/*/z"))),
+    EgressRule(host="a.example:443", inspect=True, methods=("GET",), paths=("/v1/*",), secret="A", header="X: {}"),
+    EgressRule(host="a.example:443", inspect=True, methods=("GET",), paths=("/*",), secret="B"),
 ]  # fmt: skip
 SERVERS = [McpServer(name="a", command=["a"]), McpServer(name="a", command=["b"]), McpServer(name="b", url="http://127.0.0.1:1/")]
 NAMES = ["A", "B", "C"]
@@ -69,6 +78,7 @@ launches = st.builds(
     egress=some(RULES),
     mcp=some(SERVERS),
     tools=st.lists(st.sampled_from(["core", "children"]), unique=True).map(tuple),
+    security=st.lists(st.sampled_from(["strict", "wide"]), unique=True).map(tuple),
     record=st.none() | st.just("/tape"),
     replay=st.none() | st.just("/old"),
     sandbox=st.sampled_from(list(STRENGTH)),
@@ -92,6 +102,7 @@ def at_most(one: float | None, other: float | None) -> bool:
 @given(parent=launches, wanted=launches, free=st.none() | limits())
 def test_nothing_in_a_child_exceeds_its_parent(parent: Launch, wanted: Launch, free: Limits | None) -> None:
     child, cuts = narrow(parent, wanted, strength=STRENGTH, free=free)
+    assert set(child.security) == {*parent.security, *wanted.security}  # bound by all of it
     assert PERMISSIONS.index(child.permission) <= PERMISSIONS.index(parent.permission)
     assert child.approvals == "ask" or parent.approvals == "auto"
     assert STRENGTH[child.sandbox] >= STRENGTH[parent.sandbox]
@@ -135,7 +146,7 @@ def test_nothing_in_a_child_exceeds_its_parent(parent: Launch, wanted: Launch, f
     host=st.sampled_from(["a.example", "b.example", "example.com", "x.example.com", "y.x.example.com", "10.1.2.3", "10.200.0.1", "[fd00::1]"]),
     port=st.sampled_from([1, 80, 443, 5432]),
 )  # fmt: skip
-def test_what_a_covered_rule_admits_the_rules_admit(has: list[str], rule: str, host: str, port: int) -> None:
+def test_what_a_covered_rule_admits_the_rules_admit(has: list[Any], rule: Any, host: str, port: int) -> None:
     """The comparison of rules against what they do: no place is let through by a rule that is covered and not by those that cover it."""
     rules, one = Rules(has), Rules([rule])
     if not rules.cover(rule):
@@ -146,6 +157,45 @@ def test_what_a_covered_rule_admits_the_rules_admit(has: list[str], rule: str, h
         assert by is not None
         assert by.raw or not found.raw
     assert rules.packages or not one.packages
+
+
+def may(rules: list[str | EgressRule], host: str, method: str, path: str) -> bool:
+    """Whether a request passes by these rules."""
+    has, place = Rules(rules), read_place(host)
+    rule = has.find(place)
+    looking = has.inspecting(place)
+    return rule is not None and (not looking or any(r.inspect is not None and r.inspect.allows(method, read_path(path)) for r in looking))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    has=some(RULES), wants=some(RULES), secrets=some(NAMES),
+    host=st.sampled_from(["a.example:443", "x.example.com:443", "y.x.example.com:443", "b.example.com:443", "10.1.2.3:5432"]),
+    method=st.sampled_from(["GET", "POST", "DELETE"]),
+    path=st.sampled_from(["/", "/v1", "/v1/a", "/v1/b", "/x/y/z", "/v1/../x"]),
+)  # fmt: skip
+def test_no_request_of_a_child_is_more_than_its_parents(
+    has: list[Any], wants: list[Any], secrets: list[str], host: str, method: str, path: str
+) -> None:
+    parent = Launch(agent="a", sandbox="bwrap", permission="full", egress=has, secrets=secrets)
+    wanted = Launch(agent="a", sandbox="bwrap", permission="full", egress=wants, secrets=NAMES)
+    child = narrow(parent, wanted, strength=STRENGTH).launch
+    assert not may(child.egress, host, method, path) or may(has, host, method, path)
+    for rule in child.egress:
+        if isinstance(rule, EgressRule) and rule.secret is not None:
+            same = [mine for mine in has if isinstance(mine, EgressRule) and mine.secret == rule.secret]
+            assert rule.secret in secrets
+            assert rule.header in (None, *(mine.header for mine in same))
+
+
+def test_a_child_asks_for_a_host_that_is_looked_at_by_its_name() -> None:
+    rule = EgressRule(host="x.example.com:443", inspect=True, methods=("GET",), paths=("/v1/*",), secret="A", header="X: {}")
+    parent = Launch(agent="a", sandbox="bwrap", permission="full", egress=["*.example.com:443", rule], secrets=["A"])
+    wanted = Launch(agent="a", sandbox="bwrap", permission="full", egress=["x.example.com:443"], secrets=["A"])
+    assert narrow(parent, wanted, strength=STRENGTH) == (msgspec.structs.replace(wanted, egress=[rule], spawn=SpawnRights(1)), {})
+    without = narrow(parent, msgspec.structs.replace(wanted, secrets=[]), strength=STRENGTH).launch.egress
+    assert without == [msgspec.structs.replace(rule, secret=None, header=None)]
+    assert narrow(parent, msgspec.structs.replace(wanted, egress=["*.example.com:443"]), strength=STRENGTH).cuts.keys() == {"egress"}
 
 
 @pytest.mark.parametrize("empty", [[], ["packages"]])

@@ -580,4 +580,5 @@ async def test_what_is_told_of_an_instance(bench: Bench, program: Program) -> No
     for used, size in ((1, 0), (1, 0), (2, 10), (2, 0), (3, 0)):
         conversation.say(Happened(SessionContext(used, size)))
     await bench.until(lambda: bench.house.agents.describe(instance)["sessions"][0]["context"] == {"used": 3, "size": 10})
+    await bench.until(lambda: len(bench.facts("session.context")) == 3)  # what is described may be ahead of the log
     assert bench.facts("session.context") == [SessionContext(1, 0), SessionContext(2, 10), SessionContext(3, 10)]

@@ -12,7 +12,7 @@ from aegis.core.clock import ManualClock
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.principals import Principal, PrincipalKind
 from aegis.drivers import Answer, Asked
-from aegis.services.approvals import MAX_INPUT, Approvals, digest_of
+from aegis.services.approvals import MAX_INPUT, Approvals, Terms, digest_of
 from aegis.services.approvals.model import bounded
 from aegis.services.gate import Gate
 from aegis.store import Store
@@ -84,10 +84,13 @@ async def test_a_request_waits_for_a_person(desk: Desk) -> None:
     assert desk.events() == [
         (
             "approval.requested",
-            {"approval_id": pending.id, "tool": "Bash", "input": RM.input, "kind": "execute", "title": "rm x", "call_id": "c1"},
+            {
+                "approval_id": pending.id, "tool": "Bash", "input": RM.input, "kind": "execute", "title": "rm x", "call_id": "c1",
+                "digest": digest_of("Bash", RM.input), "deadline": desk.clock.now() + Terms().seconds,
+            },
         ),
         ("approval.decided", {"approval_id": pending.id, "verdict": "approved", "principal": str(OWNER)}),
-    ]
+    ]  # fmt: skip
     assert desk.audited() == [("approval.decide", "allow")]
 
 

@@ -105,7 +105,7 @@ def test_an_exchange_during_the_start_shows_nothing_else(box: Make, house: RealD
         for _ in range(12):
             try:
                 house.client.instances.act("a", "restart")
-                # A daemon of an ordinary user has bwrap look the path up again; SECURITY.md says so.
+                # A daemon of an ordinary user has bwrap look the path up again; docs/security.md says so.
                 assert not ROOT or "canary" not in a.sh("cat /workspace/key").out
             except AegisError as error:
                 if error.kind is ErrorKind.INTERNAL:

@@ -114,5 +114,5 @@ def test_what_is_asked_before_trust(house: RealDaemon, tmp_path: Path) -> None:
 
 
 def test_a_programs_own_bytes_are_the_persons_wish(evil: Box) -> None:
-    """`exec` is as `ssh`: what a person runs writes what it writes. It is the only way, and SECURITY.md says so."""
+    """`exec` is as `ssh`: what a person runs writes what it writes. It is the only way, and docs/security.md says so."""
     assert b"\x1b]52;" in shown(evil.daemon.home, "exec", "a", "--", "cat", "file")

@@ -16,6 +16,8 @@ from aegis.services.approvals import Approvals
 from aegis.services.gate import Gate
 from aegis.store import Store
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Any]
 RM = Asked(id="1", tool="Bash", input={"command": "rm -r build", "description": "tidy up"}, kind="execute", title="rm -r build")
 QUESTION = Asked(
@@ -95,6 +97,39 @@ def test_several_at_once_and_with_another_input(daemon: Program, asked: list[str
     assert "approved" in done.stdout
 
 
+def test_a_yes_for_the_session_and_one_with_a_rule(daemon: Program, asked: list[str]) -> None:
+    done = daemon.json("approvals", "approve", asked[0], "--session")
+    assert (done["state"], done["scope"]) == ("approved", "session")
+    refused = daemon("approvals", "approve", asked[1], "--rule", code=2)
+    assert "permit (" in refused.stdout
+    assert "--yes" in refused.stderr
+    assert daemon.json("approvals", "show", asked[1])["state"] == "pending"
+    written = daemon.json("approvals", "approve", asked[1], "--rule", "--yes")
+    text = (daemon.home / "policies" / "approved.cedar").read_text()
+    assert written["rule"] in text
+    assert 'resource == Tool::"' in text
+    assert written["rule"] in daemon("approvals", "show", asked[1]).stdout
+
+
+def test_one_argument_is_changed_and_the_others_stay(daemon: Program, asked: list[str]) -> None:
+    assert "no argument" in daemon("approvals", "edit", asked[0], "comand=ls", code=3).stderr
+    done = daemon.json("approvals", "edit", asked[0], "command=ls -l")
+    assert done["edited"] == {**RM.input, "command": "ls -l"}
+
+
+def test_somebody_is_told_again(daemon: Program, asked: list[str]) -> None:
+    before = daemon.json("approvals", "show", asked[0])["deadline"]
+    done = daemon.json("approvals", "escalate", asked[0][-6:], "--deadline", "30d", "--reason", "blocks the release")
+    assert done["deadline"] > before
+    assert done["escalated_by"].startswith("person:")
+    shown = daemon("approvals", "show", asked[0]).stdout
+    assert "escalated" in shown
+    assert "then it is rejected" in shown
+    assert "approval.escalate" in [row["action"] for row in daemon.lines("audit", "list")]
+    daemon("approvals", "reject", asked[0])
+    assert "rejected already" in daemon("approvals", "escalate", asked[0], code=1).stderr
+
+
 def test_all_at_once(daemon: Program, asked: list[str]) -> None:
     told = daemon.lines("approvals", "reject", "--all", "--instance", "echo")
     assert [item["id"] for item in told] == asked
@@ -110,6 +145,13 @@ def test_all_at_once(daemon: Program, asked: list[str]) -> None:
         (("approve", "x", "--input", "["), "not JSON"),
         (("approve", "x", "--input", "[]"), "JSON object"),
         (("approve", "x", "y", "--input", "{}"), "for one ID"),
+        (("approve", "x", "y", "--rule"), "for one ID"),
+        (("approve", "x", "--rule", "--session"), "choose one"),
+        (("approve", "x", "--yes"), "choose one"),
+        (("edit", "x"), "say what to change"),
+        (("edit", "x", "command"), "NAME=VALUE"),
+        (("edit", "x", "a=b", "--input", "{}"), "say what to change"),
+        (("escalate", "x", "--deadline", "soon"), "not a span of time"),
     ],
 )
 def test_a_wrong_command_is_refused(aegis: Program, args: tuple[str, ...], told: str) -> None:

@@ -15,6 +15,8 @@ import pytest
 from tests.cli.conftest import Program
 from tests.cli.terminal import Terminal
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Any]
 
 

@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.cli.conftest import Program
 from tests.cli.terminal import Terminal
+
+pytestmark = pytest.mark.slow
 
 Start = Callable[..., Any]
 

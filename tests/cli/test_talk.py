@@ -14,6 +14,8 @@ import pytest
 from tests.cli.conftest import Program
 from tests.cli.terminal import Terminal
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Any]
 SLOW = '[[say working]] [[call bash {"command": "sleep 1000"}]]'
 

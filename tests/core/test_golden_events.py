@@ -41,7 +41,7 @@ def test_every_type_is_pinned_with_all_its_fields() -> None:
 
 
 def test_names_are_families() -> None:
-    families = {"approval", "attention", "instance", "mail", "session", "turn"}
+    families = {"approval", "attention", "budget", "instance", "mail", "session", "tools", "turn"}
     assert {name.split(".")[0] for name in FACTS} <= families
     assert all(fact.type == name for name, fact in FACTS.items())
 

@@ -62,7 +62,7 @@ def hand_over(daemon: RealDaemon, text: str, msg_id: str) -> dict[str, Any]:
     raise AssertionError(f"{msg_id} was never accepted")
 
 
-@pytest.mark.parametrize("action", ["kill", "raise", "enospc"])
+@pytest.mark.parametrize("action", ["kill", pytest.param("raise", marks=pytest.mark.thorough), "enospc"])
 @pytest.mark.parametrize("name", sorted(STRIKES))
 def test_reports_and_what_joins_a_turn(mortal: RealDaemon, tmp_path: Path, name: str, action: str) -> None:
     mortal.up(faults=f"{name}={action}:{STRIKES[name]}")

@@ -116,7 +116,7 @@ def check(daemon: RealDaemon, handle: str, receipts: list[dict[str, Any]], outco
         assert f"m{n}" in made or "interrupted" in told, "every effect was made, or the agent was told that nobody knows"
 
 
-@pytest.mark.parametrize("action", ["kill", "raise", "enospc"])
+@pytest.mark.parametrize("action", ["kill", pytest.param("raise", marks=pytest.mark.thorough), "enospc"])
 @pytest.mark.parametrize("name", sorted(name for name in POINTS if not name.startswith(ELSEWHERE)))
 def test_nothing_accepted_is_lost(mortal: RealDaemon, tmp_path: Path, name: str, action: str) -> None:
     mortal.up(faults=f"{name}={action}:{NTH.get(name.partition('.')[0], 2)}")

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from aegis.core.clock import SystemClock
+from aegis.core.egress import EgressRule
 from aegis.services.egress import Egress, Packages
 from aegis.services.egress.proxy import Patience
 from aegis.services.egress.service import Bounds
@@ -29,8 +30,9 @@ from aegis.store import Store
 class Launch:
     """What the gate needs of a launch."""
 
-    egress: list[str] = field(default_factory=list)
+    egress: list[str | EgressRule] = field(default_factory=list)
     permission: str = "full"
+    secrets: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
 
 
@@ -41,6 +43,7 @@ class Instance:
     launch: Launch
     id: str = "inst_1"
     handle: str = "a"
+    token: str = "the token"
 
 
 class TcpChannel:
@@ -161,7 +164,7 @@ class Outside:
         )
         return self.egress
 
-    def allow(self, *rules: str) -> None:
+    def allow(self, *rules: str | EgressRule) -> None:
         """Give the instance these rules."""
         self.instance.launch.egress = list(rules)
 
@@ -195,7 +198,7 @@ class Outside:
         return self.egress.list(self.instance.id)
 
     def audit(self) -> list[dict[str, Any]]:
-        return [row for row in self.gate.list() if row["action"] == "egress.connect"]
+        return [row for row in self.gate.list() if row["action"].startswith("egress.")]
 
     def facts(self) -> list[Any]:
         return [event.fact for event in self.store.events(types=["instance.egress"]).events]

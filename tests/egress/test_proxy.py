@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from tests.egress.conftest import Certified, Outside, hello
@@ -57,7 +58,8 @@ async def test_what_was_asked_is_recorded_once_and_before(outside: Outside) -> N
     assert row["ms"] >= 0
     (record,) = outside.audit()
     assert (record["principal"], record["resource"], record["decision"]) == ("instance:inst_1", f"site.test:{site.port}", "allow")
-    assert record["data"] == {"addresses": ["127.0.0.1"]}
+    assert record["data"]["addresses"] == ["127.0.0.1"]
+    assert (record["data"]["rule"], record["data"]["method"], record["data"]["path"]) == (f"site.test:{site.port}", "GET", "/")
     (fact,) = outside.facts()
     assert (fact.host, fact.port, fact.allowed) == ("site.test", site.port, True)
 
@@ -81,7 +83,10 @@ async def test_a_denial_says_which_rule_to_add(outside: Outside) -> None:
         answer = await outside.ask(request)
         assert status(answer) == 403
         assert 'egress: ["api.example.com:443"]' in answer.split("\r\n")[0]
-        assert 'egress: ["api.example.com:443"]' in answer.split("\r\n\r\n")[1]
+        told = json.loads(answer.split("\r\n\r\n")[1])
+        assert 'egress: ["api.example.com:443"]' in told["error"]["hint"]
+        assert (told["error"]["kind"], told["rule"], told["allowed"]) == ("denied", None, [])
+        assert "content-type: application/json" in answer.split("\r\n\r\n")[0]
     assert [row["allowed"] for row in outside.rows()] == [False, False]
     assert [record["decision"] for record in outside.audit()] == ["deny", "deny"]
     assert not outside.asked, "a name that no rule allows is not even resolved"

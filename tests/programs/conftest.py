@@ -140,9 +140,14 @@ def lab(request: pytest.FixtureRequest, make_lab: Callable[..., Lab]) -> Lab:
     return make_lab(request.param)
 
 
-def only_with(*programs: str) -> pytest.MarkDecorator:
-    """The laboratory of these programs alone: for what depends on the program's kind, not on each program."""
-    return pytest.mark.parametrize("lab", programs, indirect=True)
+def mostly_with(*programs: str) -> pytest.MarkDecorator:
+    """The laboratory of these programs, and of the others when it is to be thorough: for what depends little on the program."""
+    return pytest.mark.parametrize("lab", [each(name, name in programs) for name in DIALECTS], indirect=True)
+
+
+def each(name: str, always: bool) -> Any:
+    """A program as a parameter."""
+    return name if always else pytest.param(name, marks=pytest.mark.thorough)
 
 
 @pytest.fixture(params=list(DIALECTS), scope="module")

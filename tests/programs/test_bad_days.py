@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.conftest import RealDaemon
-from tests.programs.conftest import Lab, finished, only
+from tests.programs.conftest import Lab, each, finished, only
 from tests.programs.faking import OLDEST, TITLES, Faked, install
 
 from aegis.core.errors import AegisError, ErrorKind
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
-@pytest.fixture(params=list(TITLES))
+@pytest.fixture(params=[each(name, name != "codex") for name in TITLES])
 def faked(request: pytest.FixtureRequest, short_home: Path, server: ModelServer, workspace: Path, tmp_path: Path) -> Iterator[Faked]:
     if shutil.which("bwrap") is None:
         pytest.skip("bubblewrap is not installed: apt-get install bubblewrap")

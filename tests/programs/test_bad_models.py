@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.programs.conftest import Lab, finished, only, only_with
+from tests.programs.conftest import Lab, finished, mostly_with, only
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -33,6 +33,7 @@ def test_a_short_limit_is_waited_for(shared: Lab) -> None:
     assert shared.client.instances.get("a")["activity"] == "idle"
 
 
+@mostly_with("claude-code", "gemini")
 def test_a_long_limit_holds_every_agent_of_the_provider(lab: Lab) -> None:
     lab.start()
     lab.server.fault(times=1000, status=429, headers={"retry-after": "4000"})
@@ -54,7 +55,7 @@ def test_a_long_limit_holds_every_agent_of_the_provider(lab: Lab) -> None:
     assert {lab.client.instances.get(handle)["activity"] for handle in "ab"} == {"idle"}
 
 
-@only_with("claude-code", "gemini")
+@mostly_with("claude-code", "gemini")
 def test_an_interrupt_tries_a_held_provider_at_once(lab: Lab) -> None:
     lab.start()
     lab.server.fault(times=1000, status=429, headers={"retry-after": "4000"})

@@ -43,7 +43,7 @@ def everything(lab: Lab, text: str) -> str:
 
 @pytest.mark.parametrize(
     ("lab", "permission"),
-    [*((program, permission) for program in DIALECTS for permission in ("read", "write")), ("claude-code", "full")],
+    [*((program, "read") for program in DIALECTS), ("gemini", "write"), ("opencode", "write"), ("claude-code", "full")],
     indirect=["lab"],
 )
 def test_tools(lab: Lab, outside: Path, permission: str) -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import wait_gone
-from tests.programs.conftest import Event, Lab, finished, only, only_with
+from tests.programs.conftest import DIALECTS, Event, Lab, finished, mostly_with, only
 
 from aegis.core.errors import AegisError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 WORK = '[[call bash {"command": "echo ran >> ran.txt; sleep 2"}]] [[slow 60 20]]'
+#: The moments that other programs are always tried at.
+ALWAYS = {("codex", "tool"), ("gemini", "stream"), ("opencode", "accepted")}
 MOMENTS = {
     "accepted": "mail.accepted",
     "tool": "turn.tool.call",
@@ -28,7 +30,13 @@ def recall(lab: Lab) -> str:
 
 @pytest.mark.parametrize(
     ("lab", "moment"),
-    [*(("claude-code", moment) for moment in MOMENTS), ("codex", "tool"), ("gemini", "stream"), ("opencode", "accepted")],
+    [
+        (program, moment)
+        if program == "claude-code" or (program, moment) in ALWAYS
+        else pytest.param(program, moment, marks=pytest.mark.thorough)
+        for program in DIALECTS
+        for moment in MOMENTS
+    ],
     indirect=["lab"],
 )
 def test_the_daemon_is_killed(lab: Lab, moment: str) -> None:
@@ -97,7 +105,7 @@ def inner(pid: int) -> int:
     return int(next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[-1])
 
 
-@only_with("claude-code", "gemini")
+@mostly_with("claude-code", "gemini")
 def test_the_program_is_killed_while_a_person_is_asked(lab: Lab) -> None:
     lab.start(approvals="ask")
     receipt = lab.send('[[call write {"path": "/workspace/a.txt", "content": "x"}]] [[say done]]')
@@ -113,7 +121,7 @@ def test_the_program_is_killed_while_a_person_is_asked(lab: Lab) -> None:
     assert finished(lab.ask("[[say fine]]"))["text"].strip() == "fine"
 
 
-@only_with("claude-code", "opencode")
+@mostly_with("claude-code", "opencode")
 def test_the_daemon_is_stopped_while_a_program_works(lab: Lab) -> None:
     lab.start()
     mark = str(random.randrange(100_000, 900_000))  # nobody else's

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.programs.conftest import Lab, finished, only
+from tests.programs.conftest import Lab, finished, mostly_with, only
 
 from aegis.client.images import image_of
 from aegis.client.shapes import DEFAULT_SESSION
@@ -93,6 +93,7 @@ def test_a_person_is_asked(lab: Lab, verdict: str) -> None:
     assert finished(lab.ask("[[say usable]]"))["text"].strip() == "usable"
 
 
+@mostly_with("claude-code", "codex", "gemini")
 def test_an_approval_survives_the_daemon(lab: Lab) -> None:
     lab.start(approvals="ask")
     receipt = lab.send('[[call write {"path": "/workspace/a.txt", "content": "x"}]] [[say done]]')
@@ -209,6 +210,7 @@ def test_a_fork_knows_what_was_before(lab: Lab) -> None:
     assert finished(lab.ask("[[recall]]"))["text"].count("recall") == 1, "the copy wrote into the original"
 
 
+@mostly_with("claude-code", "codex", "gemini")
 def test_nothing_is_left(lab: Lab) -> None:
     info = lab.start()
     seconds = str(random.randrange(100_000, 900_000))  # nobody else's
@@ -237,6 +239,7 @@ def test_pictures_reach_the_model(shared: Lab, tmp_path: Path) -> None:
     assert "image/png" in finished(events)["text"]
 
 
+@mostly_with("claude-code", "codex", "gemini")
 def test_a_recorded_run_is_played_again(lab: Lab, tmp_path: Path) -> None:
     tape = tmp_path / "tape.jsonl"
     text = '[[call write {"path": "/workspace/a.txt", "content": "hello\\n"}]] [[slow 5 1]] [[say done]]'

@@ -46,6 +46,7 @@ PORT_FACES = frozenset(
         "aegis.models.prices",
         "aegis.models.usage",
         "aegis.vaults",
+        "aegis.vaults.keyfile",
     }
 )
 
@@ -59,6 +60,7 @@ SPAWN_SITES = frozenset(
         "guest/agent/mcp/stdio.py",  # the MCP servers that the native agent uses, inside the sandbox
         "guest/agent/tools/children.py",  # the native agent's tools, inside the sandbox
         "guest/agent/tools/shell.py",
+        "guest/command.py",  # becomes the command of `cmd.run`, inside the sandbox
         "guest/fork.py",  # the agent, in a copy of the guest
         "guest/programs.py",  # what the daemon asks the guest to run, inside the sandbox
         "sandboxes/bwrap/kind.py",  # bwrap, to ask for its version
@@ -84,6 +86,7 @@ ENVIRONMENT_READERS = frozenset(
         "guest/agent/main.py",
         "guest/agent/mcp/stdio.py",
         "guest/agent/tools/shell.py",
+        "guest/command.py",  # its request, and what the command inherits
         "guest/fork.py",  # puts the program's own in its place
         "guest/mcp.py",  # where the server is
         "guest/supervisor.py",

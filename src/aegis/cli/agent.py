@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aegis.cli.config import text_of
-from aegis.cli.options import Megabytes, MountType, Pair, complete_agent, complete_provider, complete_sandbox, complete_secret
+from aegis.cli.options import (
+    EgressType,
+    Megabytes,
+    MountType,
+    Pair,
+    complete_agent,
+    complete_provider,
+    complete_sandbox,
+    complete_secret,
+)
 from aegis.cli.output import Output, Piece
 from aegis.cli.reach import client, project
 from aegis.cli.verbs import Verb
@@ -82,7 +91,7 @@ def _where(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--sandbox", metavar="KIND", shell_complete=complete_sandbox, help="The kind of sandbox.")
 @click.option("--workspace", metavar="DIR", help="The directory it works in.")
-@click.option("--egress", metavar="HOST:PORT", multiple=True, help="Where it may connect to; needs `--permission full`.")
+@click.option("--egress", type=EgressType(), metavar="HOST:PORT", multiple=True, help="Where it may connect to; needs `--permission full`.")
 @click.option("--mount", "mounts", type=MountType(), metavar="PATH[:TARGET][:rw]", multiple=True, help="Show a path inside.")
 @click.option("--secret", "secrets", metavar="NAME[:env]", multiple=True, shell_complete=complete_secret, help="A secret it may use.")
 @click.option("--env", "env", type=Pair(), multiple=True, help="A variable for programs inside.")

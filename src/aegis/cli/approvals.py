@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aegis.cli import blocks, render
-from aegis.cli.options import complete_approval, complete_handle
+from aegis.cli.options import Span, complete_approval, complete_handle
 from aegis.cli.output import Output, Piece
 from aegis.cli.reach import client
 from aegis.cli.verbs import Verb
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aegis.client.shapes import ApprovalInfo
 
 _PREFIX = "appr_"
+_THEN = {"reject": "it is rejected", "approve": "it is APPROVED"}
 _STATES = {"pending": "yellow", "approved": "green", "rejected": "red", "withdrawn": "dim"}
 
 
@@ -51,7 +52,7 @@ def list_(out: Output, instance: str | None, everything: bool) -> None:
             render.ago(item["asked_at"]),
         ]
         state: list[Piece] = [(item["state"], _STATES.get(item["state"], ""))] if everything else []
-        rows.append([*shown, *state, _what(item)])
+        rows.append([*shown, *state, _what(item) + (f"  ⚠ {item['risk']}" if item["risk"] else "")])
     out.table(("ID", "AGENT", "TOOL", "SINCE", *more, "WHAT"), rows)
     if any(item["state"] == "pending" for item in found):
         first = next(item for item in found if item["state"] == "pending")
@@ -67,11 +68,22 @@ def show(out: Output, ident: str) -> None:
     out.data(item)
     for line in blocks.request(item, item["id"], (out.columns or blocks.WIDE) - 12)[: -1 if item["state"] != "pending" else None]:
         out.say(*line)
+    waits = item["state"] == "pending"
     out.pairs([
         ("id", item["id"]), ("agent", str(item["handle"] or item["instance"])), ("session", item["session"]),
+        *([("action", item["action"])] if item["action"] != "tool.use" else []),
+        *([("asked by the rule", ", ".join(item["policies"]))] if item["policies"] else []),
+        *([("argv", " ".join(map(_word, item["argv"])))] if item["argv"] else []),
+        *([("directory", item["cwd"])] if item["cwd"] else []),
+        *([("risk", (item["risk"], "yellow"))] if item["risk"] else []),
+        ("digest", item["digest"]),
         ("state", (item["state"], _STATES.get(item["state"], ""))), ("asked", render.when(item["asked_at"])),
+        *([("deadline", f"{render.when(item['deadline'])}, then {_THEN[item['default']]}")] if waits and item["deadline"] else []),
+        *([("escalated", f"{render.when(item['escalated_at'])} by {blocks.who_is(item['escalated_by'])}")] if item["escalated_at"] else []),
         *([("answered", f"{render.when(item['decided_at'])} by {blocks.who_is(item['principal'])}")] if item["decided_at"] else []),
         *([("reason", item["reason"])] if item["reason"] else []),
+        *([("counts for", "the same call again in this session")] if item["scope"] == "session" else []),
+        *([("rule", item["rule"])] if item["rule"] else []),
     ])  # fmt: skip
 
 
@@ -80,23 +92,123 @@ def show(out: Output, ident: str) -> None:
 @click.option("--all", "everything", is_flag=True, help="All that wait now; with --instance those of one.")
 @click.option("--instance", metavar="HANDLE", shell_complete=complete_handle, help="With --all: only those of one instance.")
 @click.option("--reason", metavar="TEXT", default="", help="Why; it is kept with the answer.")
+@click.option("--session", "for_session", is_flag=True, help="Also for the same exact call again, in this session.")
+@click.option(
+    "--rule", "as_rule", is_flag=True, help="Also write the narrowest rule that spares the question; it is shown first. For one ID."
+)
+@click.option("--yes", "-y", is_flag=True, help="With --rule: write it without asking.")
 @click.option("--input", "edited", metavar="JSON", help="What the tool is to be given instead, as a JSON object; for one ID.")
 @click.pass_obj
-def approve(out: Output, idents: tuple[str, ...], everything: bool, instance: str | None, reason: str, edited: str | None) -> int:
+def approve(
+    out: Output,
+    idents: tuple[str, ...],
+    everything: bool,
+    instance: str | None,
+    reason: str,
+    for_session: bool,
+    as_rule: bool,
+    yes: bool,
+    edited: str | None,
+) -> int:
     """Say yes to what agents ask leave for.
 
-    ID is the end or the beginning of an id, as long as only one request that waits has it.
+    ID is the end or the beginning of an id, as long as only one request that waits has it. A yes counts once, for exactly this call.
 
     \b
     Examples:
       aegis approvals approve k3x9f2
+      aegis approvals approve k3x9f2 --session
+      aegis approvals approve k3x9f2 --rule
       aegis approvals approve --all --instance coder
-      aegis approvals approve k3x9f2 --input '{"command": "ls -l"}'
     """
+    context = click.get_current_context()
     given = _object(edited) if edited is not None else None
-    if given is not None and (everything or len(idents) != 1):
-        raise click.UsageError("--input is for one ID", click.get_current_context())
-    return _decide(out, idents, everything, instance, lambda daemon, item: daemon.approvals.decide(item, True, reason=reason, input=given))
+    if (given is not None or as_rule) and (everything or len(idents) != 1):
+        raise click.UsageError("--input and --rule are for one ID", context)
+    if as_rule + for_session + (given is not None) > 1 or (yes and not as_rule):
+        raise click.UsageError("choose one of --session, --rule and --input; --yes goes with --rule", context)
+    if as_rule:
+        return _approve_with_rule(out, idents[0], reason, yes=yes)
+    scope = "session" if for_session else "once"
+    return _decide(
+        out, idents, everything, instance, lambda daemon, item: daemon.approvals.decide(item, True, reason=reason, input=given, scope=scope)
+    )
+
+
+def _approve_with_rule(out: Output, ident: str, reason: str, *, yes: bool) -> int:
+    """Show the rule, and write it with the answer once the person agrees."""
+    daemon = client()
+    item = resolve(daemon, ident)
+    rule = daemon.approvals.rule(item["id"])
+    if not out.json:
+        out.say(f"This rule would go to {rule['path']}:")
+        out.say()
+        for line in rule["text"].rstrip().split("\n"):
+            out.say("  ", (line, "cyan"))
+        out.say()
+    if not yes:
+        if not out.interactive:
+            raise AegisError(ErrorKind.USAGE, "nobody is here to agree to the rule", "look at it, then add `--yes`", **rule)
+        if out.read_line("Write it, and approve? [y/N] ").strip().lower() not in ("y", "yes"):
+            out.say("nothing was done: it still waits")
+            return 1
+    done = daemon.approvals.decide(item["id"], True, reason=reason, scope="rule", rule=rule["text"])
+    out.data(done)
+    out.say(("approved ", "green"), (blocks.short_id(done["id"]), "bold"), f"  {done['tool']}  {_what(done)}")
+    out.say(f"rule {done['rule']} is in force; `aegis policy show {done['rule']}`")
+    return 0
+
+
+@click.command(cls=Verb)
+@click.argument("ident", metavar="ID", shell_complete=complete_approval)
+@click.argument("changes", metavar="NAME=VALUE...", nargs=-1)
+@click.option("--input", "edited", metavar="JSON", help="All of what the tool is to be given, as a JSON object.")
+@click.option("--reason", metavar="TEXT", default="", help="Why; it is kept with the answer.")
+@click.pass_obj
+def edit(out: Output, ident: str, changes: tuple[str, ...], edited: str | None, reason: str) -> int:
+    """Say yes to something else in place of what a tool was to be given.
+
+    NAME=VALUE changes one argument and leaves the others as they are. Not every program can take another input.
+
+    \b
+    Examples:
+      aegis approvals edit k3x9f2 command='make -n'
+      aegis approvals edit k3x9f2 --input '{"command": "ls -l"}'
+    """
+    if bool(changes) == (edited is not None):
+        raise click.UsageError("say what to change: NAME=VALUE, or --input", click.get_current_context())
+    given = _object(edited) if edited is not None else None
+    if given is None:
+        if any("=" not in change for change in changes):
+            raise click.UsageError("a change is NAME=VALUE", click.get_current_context())
+        item = resolve(client(), ident)
+        given = dict(item["input"])
+        for name, _sign, value in (change.partition("=") for change in changes):
+            if name not in given:
+                raise unknown_name("argument", name[:60], list(given), f"see `aegis approvals show {blocks.short_id(item['id'])}`")
+            given[name] = value if isinstance(given[name], str) else _value(value)
+    return _decide(out, [ident], False, None, lambda daemon, one: daemon.approvals.decide(one, True, reason=reason, input=given))
+
+
+@click.command(cls=Verb)
+@click.argument("ident", metavar="ID", shell_complete=complete_approval)
+@click.option("--deadline", type=Span(), metavar="TIME", help="Let it wait that much longer from now, at least: `2h`, `3d`.")
+@click.option("--reason", metavar="TEXT", default="", help="Why it matters; whoever is told reads it.")
+@click.pass_obj
+def escalate(out: Output, ident: str, deadline: float | None, reason: str) -> None:
+    """Have people told of a request again, and put its deadline off.
+
+    It is told through every channel that is on (`aegis attention test` tries them), and recorded by whom.
+
+    \b
+    Examples:
+      aegis approvals escalate k3x9f2 --deadline 2d --reason "blocks the release"
+    """
+    daemon = client()
+    done = daemon.approvals.escalate(resolve(daemon, ident)["id"], seconds=deadline, reason=reason)
+    out.data(done)
+    until = f"; it waits until {render.when(done['deadline'])}" if done["deadline"] else ""
+    out.say(("escalated ", "yellow"), (blocks.short_id(done["id"]), "bold"), f"  {done['tool']}  {_what(done)}{until}")
 
 
 @click.command(cls=Verb)
@@ -175,16 +287,16 @@ def ask_here(out: Output, daemon: Client, ident: str) -> None:
             if questions := blocks.asked_of_a_person(item["input"]):
                 _choose(out, daemon, item, questions, bell)
                 return
-        said = out.read_answer("    allow it? [y/n, Enter: later] ", bell, lambda: _over(daemon, ident))
+        said = out.read_answer("    allow it? [y/n, s: in this session, Enter: later] ", bell, lambda: _over(daemon, ident))
         if said is None:
             return
-        if said[:1].lower() not in ("y", "n"):
+        if said[:1].lower() not in ("y", "n", "s"):
             out.hint(f"it waits: `aegis approvals approve {blocks.short_id(ident)}`, or `reject`")
             return
-        yes, reason = said[0].lower() == "y", ""
+        yes, reason = said[0].lower() != "n", ""
         if not yes:
             reason = out.read_answer("    why not? the agent reads it: ", bell, lambda: _over(daemon, ident)) or ""
-    answer(out, daemon, ident, approve=yes, reason=reason)
+    answer(out, daemon, ident, approve=yes, reason=reason, scope="session" if said[0].lower() == "s" else "once")
 
 
 def _choose(out: Output, daemon: Client, item: ApprovalInfo, questions: Sequence[dict[str, Any]], bell: int) -> None:
@@ -212,13 +324,15 @@ def _over(daemon: Client, ident: str) -> bool:
         return error.kind is ErrorKind.NOT_FOUND
 
 
-def answer(out: Output, daemon: Client, ident: str, *, approve: bool, reason: str, given: dict[str, Any] | None = None) -> None:
+def answer(
+    out: Output, daemon: Client, ident: str, *, approve: bool, reason: str, given: dict[str, Any] | None = None, scope: str = "once"
+) -> None:
     """Answer a request; one that was answered elsewhere meanwhile is not an error, and a daemon that died is started again."""
     from aegis.client import launch
 
     for last in (False, True):
         try:
-            daemon.approvals.decide(ident, approve, reason=reason, input=given)
+            daemon.approvals.decide(ident, approve, reason=reason, input=given, scope=scope)
             return
         except AegisError as exc:
             if exc.kind is ErrorKind.UNREACHABLE and not last:
@@ -231,6 +345,19 @@ def answer(out: Output, daemon: Client, ident: str, *, approve: bool, reason: st
 def _what(item: ApprovalInfo) -> str:
     """What it is about, in a line."""
     return item["title"] or render.compact(item["input"])
+
+
+def _word(text: str) -> str:
+    """A word of a command, so that its end can be seen."""
+    return one_line(text if text and not set(text) & set(" \t\n'\"") else json.dumps(text, ensure_ascii=False), 400)
+
+
+def _value(text: str) -> Any:
+    """JSON where it is that, else a text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -167,10 +167,26 @@ def request(data: Mapping[str, Any], ident: str, room: int, *, again: bool = Fal
         ]
         found += [["    ", (f"{one_line(key, 40)}: ", "dim"), one_line(compact(value), room)] for key, value in details[:INPUT_LINES]]
         found += _rest(len(details) - INPUT_LINES)
+    risk, until = one_line(str(data.get("risk") or ""), 300), moment(data.get("deadline"))
+    if risk:
+        found.append(["    ", ("risk: ", "yellow"), (risk, "yellow")])
+    if until is not None:
+        found.append(["    ", (f"until {until:%a %H:%M}; then it is {_THEN.get(str(data.get('default')), 'rejected')}", "dim")])
     short = short_id(ident)
     if commands:
         found.append(["    ", (f"aegis approvals approve {short}", "cyan"), "   or   ", (f"aegis approvals reject {short}", "cyan")])
     return found
+
+
+#: What becomes of a request that nobody answers.
+_THEN: Final = {"approve": "APPROVED"}
+
+
+def escalated(data: Mapping[str, Any]) -> Line:
+    """Somebody wants a request answered."""
+    reason = one_line(str(data.get("reason") or ""), 200)
+    told = f"⚠ still needs you, says {who_is(data.get('principal'))}: "
+    return [(told, "alert"), one_line(str(data.get("title") or "")), (f" ({reason})" if reason else "", "dim")]
 
 
 def edit(data: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -201,7 +217,8 @@ def decided(data: Mapping[str, Any]) -> Line:
     sign, style = {"approved": ("✓", "green"), "rejected": ("✗", "red")}.get(verdict, ("·", "dim"))
     who = "" if verdict == "withdrawn" else f" by {who_is(data.get('principal'))}"
     reason = one_line(str(data.get("reason") or ""))
-    return [(f"{sign} {verdict}{who}", style), (f": {reason}" if reason else "", "dim")]
+    scope = {"session": " for this session", "rule": " with a rule"}.get(str(data.get("scope")), "")
+    return [(f"{sign} {verdict}{who}{scope}", style), (f": {reason}" if reason else "", "dim")]
 
 
 def sums(usage: Mapping[str, Any], *, context: int = 0, size: int = 0, tools: int = 0, errors: int = 0, ms: float = 0.0) -> Line:

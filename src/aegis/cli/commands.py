@@ -28,6 +28,12 @@ SECRET = Table(
     {
         "set": Row("secret", "set_", "Store a secret."),
         "list": Row("secret", "list_", "List the names of the secrets."),
+        "show": Row("secret", "show", "Show all about a secret but its value."),
+        "versions": Row("secret", "versions", "List the values that a secret has and had."),
+        "rollback": Row("secret", "rollback", "Make an earlier value the present one again."),
+        "grant": Row("secret", "grant", "Let an agent or a project use a secret, and nobody else."),
+        "revoke": Row("secret", "revoke", "Take a grant back."),
+        "rotate-key": Row("secret", "rotate_key", "Protect all secrets by a new master key."),
         "delete": Row("secret", "delete", "Forget secrets."),
     },
 )
@@ -51,12 +57,25 @@ CONFIG = Table(
         "trust": Row("config", "trust", "Let the declarations of a project take effect."),
     },
 )
+POLICY = Table(
+    "policy",
+    "The rules of who may do what.",
+    {
+        "list": Row("policy", "list_", "List the rules in force."),
+        "show": Row("policy", "show", "Show one rule, the schema, or the rules that are built in."),
+        "check": Row("policy", "check", "Say whether a file of rules can be read."),
+        "test": Row("policy", "test", "Ask the rules in force the cases of a file, and compare."),
+        "explain": Row("policy", "explain", "Say what the rules say to an action, which ones, and what would change it."),
+        "simulate": Row("policy", "simulate", "Ask other rules what was asked before."),
+        "draft": Row("policy", "draft", "Write the narrowest rules for what was denied."),
+    },
+)
 EGRESS = Table(
     "egress",
     "What agents reach outside, and what they may.",
     {
-        "log": Row("egress", "log", "List the connections that were asked for."),
-        "check": Row("egress", "check", "Say whether an instance may connect to a place, and why."),
+        "log": Row("egress", "log", "List the connections that were asked for, and the requests where they are looked at."),
+        "check": Row("egress", "check", "Say whether an instance may connect to a place, or ask for a URL, and why."),
     },
 )
 APPROVALS = Table(
@@ -67,6 +86,18 @@ APPROVALS = Table(
         "show": Row("approvals", "show", "Show one request with all it is about."),
         "approve": Row("approvals", "approve", "Say yes to what agents ask leave for."),
         "reject": Row("approvals", "reject", "Say no to what agents ask leave for."),
+        "edit": Row("approvals", "edit", "Say yes to something else in place of what a tool was to be given."),
+        "escalate": Row("approvals", "escalate", "Have people told of a request again, and put its deadline off."),
+    },
+)
+BUDGET = Table(
+    "budget",
+    "What agents may spend, in dollars and tokens, and what they did.",
+    {
+        "list": Row("budget", "list_", "List the budgets, what was spent of each, and when it frees."),
+        "show": Row("budget", "show", "Show one budget with all the places it counts in."),
+        "set": Row("budget", "set_", "Set a budget, or another value of one that there is."),
+        "remove": Row("budget", "remove", "Take away a budget that was set by hand."),
     },
 )
 ATTENTION = Table(
@@ -75,6 +106,17 @@ ATTENTION = Table(
     {
         "list": Row("attention", "list_", "List what you were told."),
         "test": Row("attention", "test", "Try how you would be told."),
+    },
+)
+HELD = Table(
+    "held",
+    "What agents left in a workspace for your git, editor or shell to run.",
+    {
+        "list": Row("held", "list_", "List what was put aside."),
+        "show": Row("held", "show", "Show one: what it is, and what it would change."),
+        "release": Row("held", "release", "Put back where they were."),
+        "drop": Row("held", "drop", "Remove for good."),
+        "look": Row("held", "look", "Look at the workspace of an instance now."),
     },
 )
 SESSION = Table(
@@ -95,6 +137,18 @@ MCP = Table(
         "serve": Row("mcp", "serve", "Be an MCP server on standard input and output."),
     },
 )
+TOOLS = Table(
+    "tools",
+    "What agents can call, and the MCP servers behind it.",
+    {
+        "list": Row("tools", "list_", "List tools."),
+        "show": Row("tools", "show", "Show one tool."),
+        "call": Row("tools", "call", "Call a tool yourself."),
+        "servers": Row("tools", "servers", "List the declared MCP servers, and how each is."),
+        "pin": Row("tools", "pin", "Accept the tools of an MCP server as it defines them now."),
+        "trust": Row("tools", "trust", "Let a server of the project's `.mcp.json` be used."),
+    },
+)
 INBOX = Table(
     "inbox",
     "Mailboxes: messages, how far each came, dead letters.",
@@ -105,7 +159,16 @@ INBOX = Table(
         "drop": Row("inbox", "drop", "End a message that waits."),
     },
 )
-AUDIT = Table("audit", "The record of what was allowed and done.", {"list": Row("watch", "audit_list", "List the records.")})
+AUDIT = Table(
+    "audit",
+    "The record of what was allowed and done.",
+    {
+        "list": Row("audit", "list_", "List the records."),
+        "show": Row("audit", "show", "Show one record with all that is in it."),
+        "verify": Row("audit", "verify", "Say whether the record is what was written."),
+        "export": Row("audit", "export", "Write the record to a file that can be verified anywhere."),
+    },
+)
 
 ROOT = Table(
     "aegis",
@@ -147,11 +210,15 @@ ROOT = Table(
         "inbox": INBOX,
         "approvals": APPROVALS,
         "attention": ATTENTION,
+        "budget": BUDGET,
+        "held": HELD,
+        "policy": POLICY,
         "egress": EGRESS,
         "secret": SECRET,
         "config": CONFIG,
         "audit": AUDIT,
         "mcp": MCP,
+        "tools": TOOLS,
     },
 )
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--limit", "-n", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many of the newest to show.")
 @click.pass_obj
 def log(out: Output, handle: str | None, follow: bool, limit: int) -> None:
-    """List the connections that were asked for.
+    """List the connections that were asked for, and the requests where they are looked at.
 
     Those that were denied are listed, too, with the reason. Without HANDLE it is those of all instances.
 
@@ -39,7 +39,7 @@ def log(out: Output, handle: str | None, follow: bool, limit: int) -> None:
     for warning in told["warnings"]:
         out.warn(warning)
     if told["connections"]:
-        out.table(("TIME", "INSTANCE", "TO", "", "SENT", "RECEIVED", "WHY"), map(_row, told["connections"]))
+        out.table(("TIME", "INSTANCE", "TO", "", "", "SENT", "RECEIVED", "WHY"), map(_row, told["connections"]))
     elif not follow:
         out.say("no connection was asked for yet")
     if not follow:
@@ -50,28 +50,30 @@ def log(out: Output, handle: str | None, follow: bool, limit: int) -> None:
         for event in stream:
             out.data(event)
             said, ident = event["data"], str(event.get("instance"))
-            about = f"{handles.get(ident, ident)}  {_place(said['host'], said['port'])}  "
+            about = f"{handles.get(ident, ident)}  {_asked(said)}  "
             out.say((f"{render.when(event['ts'])}  ", "dim"), about, _verdict(said["allowed"]), f"  {said.get('reason', '')}")
     raise AegisError(ErrorKind.UNREACHABLE, "the daemon ended", "`aegis egress log` shows what it recorded")
 
 
 @click.command(cls=Verb)
 @handle_argument
-@click.argument("place", metavar="HOST:PORT")
+@click.argument("place", metavar="HOST:PORT|URL")
+@click.option("--method", "-X", metavar="METHOD", help="The method of the request, with a URL; GET if not given.")
 @click.pass_obj
-def check(out: Output, handle: str, place: str) -> int:
-    """Say whether an instance may connect to a place, and why.
+def check(out: Output, handle: str, place: str, method: str | None) -> int:
+    """Say whether an instance may connect to a place, or ask for a URL, and why.
 
-    The name is resolved, as it would be, but nothing is connected. Without a port it is 443. The exit code is 4 when the
-    connection would be denied.
+    The name is resolved, as it would be, but nothing is connected. Without a port it is 443. The exit code is 4 when it would be
+    denied. Method and path count where the rules look at requests.
 
     \b
     Examples:
       aegis egress check coder api.example.com:443
+      aegis egress check coder https://api.example.com/v1/models -X POST
     """
-    told = client().egress_check(handle, place)
+    told = client().egress_check(handle, place, method)
     out.data(told)
-    out.say(_verdict(told["allowed"]), "  ", (_place(told["host"], told["port"]), "bold"), f"  {told['reason']}")
+    out.say(_verdict(told["allowed"]), "  ", (_asked(told), "bold"), f"  {told['reason']}")
     if told["addresses"]:
         out.say(("  leads to ", "dim"), ", ".join(told["addresses"]))
     if told["problem"]:
@@ -86,8 +88,9 @@ def _row(item: dict[str, Any]) -> list[Piece]:
     return [
         render.when(item["ts"]),
         (str(item.get("handle") or item["instance"]), "bold"),
-        _place(item["host"], item["port"]),
+        _asked(item),
         _verdict(item["allowed"]),
+        str(item.get("status") or ""),
         "" if open_ or not item["allowed"] else render.size(item["sent"]),
         "" if open_ or not item["allowed"] else render.size(item["received"]),
         item["reason"] + ("; open" if open_ else ""),
@@ -96,6 +99,12 @@ def _row(item: dict[str, Any]) -> list[Piece]:
 
 def _verdict(allowed: bool) -> Piece:
     return ("allowed", "green") if allowed else ("denied", "red")
+
+
+def _asked(item: dict[str, Any]) -> str:
+    """The place, and of a request its method and path."""
+    place = _place(item["host"], item["port"])
+    return f"{item['method']} {place}{item['path']}" if item.get("method") else place
 
 
 def _place(host: str, port: int) -> str:

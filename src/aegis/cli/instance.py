@@ -11,6 +11,7 @@ from aegis.cli import render
 from aegis.cli.options import (
     PERMISSIONS,
     STATES,
+    EgressType,
     Megabytes,
     MountType,
     Pair,
@@ -57,9 +58,10 @@ def spec_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--egress",
+            type=EgressType(),
             metavar="RULE",
             multiple=True,
-            help="A way to the outside, `host:port` or `packages`; needs `--permission full`.",
+            help="A way to the outside, `host:port`, `packages`, or in JSON a rule on requests; needs `--permission full`.",
         ),
         click.option(
             "--mount",
@@ -111,6 +113,12 @@ def agent_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="broker|login",
             help="Whose way to the model: Aegis's broker, or the program's own login.",
         ),
+        click.option(
+            "--budget",
+            metavar="AMOUNT[/WINDOW]",
+            multiple=True,
+            help="The most it may use with all it spawns: dollars such as `1.50`, `200000tokens`, `2/24h`.",
+        ),
         click.option("--record", type=click.Path(dir_okay=False), metavar="FILE", help="Write the model's answers to a file."),
         click.option(
             "--replay", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="Answer from such a file; no model is called."
@@ -133,7 +141,7 @@ def spec_of(*, command: tuple[str, ...] = (), agent: str | None = None, **given:
             spec[key] = os.path.realpath(os.path.expanduser(spec[key]))
     if "env" in spec:
         spec["env"] = dict(spec["env"])
-    for key in ("mounts", "secrets", "egress"):
+    for key in ("mounts", "secrets", "egress", "budget"):
         if key in spec:
             spec[key] = list(spec[key])
     return cast("InstanceRequest", spec)
@@ -225,11 +233,13 @@ def show_list(out: Output, only: str | None) -> None:
         out.say(f"no instance is {only}" if only else "no instances yet")
         out.hint("start one with `aegis instance start`")
         return
-    head = ("HANDLE", "AGENT", "STATE", "ACTIVITY", "SANDBOX", "ACTIVE", "MODEL", "WORKSPACE")
+    bounded = any(item.get("budgets") for item in found)
+    head = ("HANDLE", "AGENT", "STATE", "ACTIVITY", "SANDBOX", "ACTIVE", *(("BUDGET",) if bounded else ()), "MODEL", "WORKSPACE")
     out.table(head, ([
         (item["handle"], "bold"), item.get("agent") or item.get("kit") or "-", state(item["state"]),
         render.activity(item), item["sandbox"],
-        render.ago(item.get("last_active_at")), item.get("model") or "-", item.get("workspace") or "-",
+        render.ago(item.get("last_active_at")), *((render.budget(item),) if bounded else ()), item.get("model") or "-",
+        item.get("workspace") or "-",
     ] for item in found))  # fmt: skip
     if any(item.get("open_approvals") for item in found):
         out.hint("`aegis approvals list` shows what waits for you")

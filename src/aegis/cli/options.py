@@ -7,7 +7,7 @@ import re
 import time
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -36,12 +36,12 @@ _SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def complete_handle(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The handles that begin so."""
-    return _told(lambda daemon: [(item["handle"], item["state"]) for item in daemon.instances.all(timeout=1.0)], incomplete)
+    return told(lambda daemon: [(item["handle"], item["state"]) for item in daemon.instances.all(timeout=1.0)], incomplete)
 
 
 def complete_agent(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The definitions that begin so."""
-    return _told(lambda daemon: [(item["name"], item.get("model") or "") for item in daemon.agents(find_project(Path.cwd()))], incomplete)
+    return told(lambda daemon: [(item["name"], item.get("model") or "") for item in daemon.agents(find_project(Path.cwd()))], incomplete)
 
 
 def complete_provider(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -60,27 +60,32 @@ def complete_session(ctx: click.Context, param: click.Parameter, incomplete: str
         sessions = daemon.instances.get(handle)["sessions"] if handle else []
         return [(item["session"].removeprefix(usual), item.get("title") or "") for item in sessions]
 
-    return _told(ask, incomplete)
+    return told(ask, incomplete)
 
 
 def complete_secret(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The names of secrets that begin so."""
-    return _told(lambda daemon: [(item["name"], "") for item in daemon.secrets.all()], incomplete)
+    return told(lambda daemon: [(item["name"], "") for item in daemon.secrets.all()], incomplete)
 
 
 def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The keys of the configuration that begin so."""
-    return _told(lambda daemon: [(item["key"], str(item["source"])) for item in daemon.config.show(find_project(Path.cwd()))], incomplete)
+    return told(lambda daemon: [(item["key"], str(item["source"])) for item in daemon.config.show(find_project(Path.cwd()))], incomplete)
 
 
 def complete_approval(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The ends of the ids of what waits for a person that begin so."""
-    return _told(lambda daemon: [(item["id"][-6:], f"{item['handle']}: {item['tool']}") for item in daemon.approvals.list()], incomplete)
+    return told(lambda daemon: [(item["id"][-6:], f"{item['handle']}: {item['tool']}") for item in daemon.approvals.list()], incomplete)
+
+
+def complete_held(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The ends of the ids of what was put aside that begin so."""
+    return told(lambda daemon: [(item["id"][-6:], f"{item['handle']}: {item['path']}") for item in daemon.held.list()], incomplete)
 
 
 def complete_message(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The ends of the ids of the newest messages that begin so."""
-    return _told(lambda daemon: [(item["id"][-6:], f"{item['handle']}: {item['text'][:60]}") for item in daemon.mail.all()], incomplete)
+    return told(lambda daemon: [(item["id"][-6:], f"{item['handle']}: {item['text'][:60]}") for item in daemon.mail.all()], incomplete)
 
 
 def complete_sandbox(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -90,7 +95,7 @@ def complete_sandbox(ctx: click.Context, param: click.Parameter, incomplete: str
     return [CompletionItem(name) for name in SANDBOXES if name.startswith(incomplete)]
 
 
-def _told(ask: Callable[[Client], list[tuple[str, str]]], incomplete: str) -> list[CompletionItem]:
+def told(ask: Callable[[Client], list[tuple[str, str]]], incomplete: str) -> list[CompletionItem]:
     """What the daemon knows and begins so, if it runs; it is never started for this."""
     from click.shell_completion import CompletionItem
 
@@ -199,6 +204,22 @@ class Pair(_Type):
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
             self.fail(f"{value!r} is not `KEY=VALUE`", param, ctx)
         return key, rest
+
+
+class EgressType(_Type):
+    """A rule `HOST:PORT`, or in JSON one on requests: `{"host": ..., "inspect": true, "methods": [...], "paths": [...]}`."""
+
+    name = "rule"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | dict[str, Any]:
+        if not isinstance(value, str) or not value.lstrip().startswith("{"):
+            return cast("str | dict[str, Any]", value)
+        import json
+
+        try:
+            return cast("dict[str, Any]", json.loads(value))
+        except (ValueError, RecursionError) as error:
+            self.fail(f"the rule is not JSON: {error}", param, ctx)
 
 
 class MountType(_Type):

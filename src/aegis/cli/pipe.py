@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Tools that change nothing and may be asked again; `tether_send` is made so by an id.
-READING: Final = frozenset({"tether_read", "instance_list", "instance_info", "logs", "kit_list", "secret_list", "approvals_list"})
+READING: Final = frozenset(
+    {"tether_read", "instance_list", "instance_info", "logs", "kit_list", "secret_list", "approvals_list", "approvals_show"}
+)
 #: The longest line that is read, in bytes, how many requests there may be at a time, and how often one is made again.
 MAX_LINE: Final = 16 * 1024 * 1024
 MOST: Final = 64

@@ -87,6 +87,27 @@ def activity(item: InstanceInfo) -> Piece:
     return word, style
 
 
+def budget(item: InstanceInfo) -> Piece:
+    """What was spent of the budget that is nearest to its cap."""
+    nearest = max(item.get("budgets") or (), key=lambda each: float(each["spent"]) / float(each["limit"]), default=None)
+    if nearest is None:
+        return "-", "dim"
+    style = {"warned": "yellow", "blocked": "red"}.get(str(nearest["state"]), "")
+    if nearest["kind"] == "usd":
+        return f"${nearest['spent']:.2f}/${nearest['limit']:.2f}", style
+    return f"{nearest['spent']:,}/{nearest['limit']:,} tokens", style
+
+
+def rule(value: Any) -> str:
+    """An egress rule for people: the host, and what is said of requests to it."""
+    if not isinstance(value, dict):
+        return str(value)
+    told = [", ".join(value.get("methods") or []), ", ".join(value.get("paths") or [])]
+    if value.get("secret"):
+        told.append(f"with the secret {value['secret']}" + (f" as `{value['header']}`" if value.get("header") else ""))
+    return f"{value.get('host')} ({'; '.join(['inspected', *filter(None, told)])})"
+
+
 def brief(item: InstanceInfo) -> list[tuple[str, Piece]]:
     """What a person should know of a fresh instance."""
     rows: list[tuple[str, Piece]] = [("workspace", workspace(item)), ("sandbox", item["sandbox"])]
@@ -130,7 +151,7 @@ def details(item: InstanceInfo) -> list[tuple[str, Piece]]:
         ("auth", item.get("auth")),
         ("permission", item.get("permission")),
         ("approvals", item.get("approvals")),
-        ("egress", ", ".join(item.get("egress") or [])),
+        ("egress", ", ".join(map(rule, item.get("egress") or []))),
         *brief(item),
         ("boundary", (str(item.get("boundary") or ""), "dim")),
         *(("mount", f"{m['source']} → {m['target']} ({'rw' if m['writable'] else 'ro'})") for m in item.get("mounts") or []),
@@ -182,6 +203,8 @@ def frame_line(frame: Frame) -> list[Piece]:
             said = tokens(payload)
         case "approval.requested":
             said = f"{payload.get('tool')} {payload.get('title') or compact(payload.get('input'))} ({str(payload.get('id'))[-6:]})"
+        case "approval.escalated":
+            said = f"still waits: {compact(payload.get('title'))} ({str(payload.get('id'))[-6:]})"
         case "approval.decided":
             said = f"{payload.get('verdict')} {str(payload.get('id'))[-6:]} {payload.get('reason', '')}"
         case "assistant.done":

@@ -235,6 +235,8 @@ class View:
             self._requests[ident] = Request(call, ts, blocks.change(wanted) if wanted else None)
             again = self._last is not None and call == self._last
             self._lines(place, 0, blocks.request(data, ident, self._room(), again=again, commands=not self._here))
+        elif kind == "approval.escalated":
+            self._lines(place, 0, [blocks.escalated(data)])
         else:
             request = self._requests.pop(ident, None)
             if request is not None and request.call is not None:
@@ -285,6 +287,9 @@ class View:
                 self._line(place, 0, ("✗ ", "red"), f"no way to {data['host']}:{data['port']}", (f": {data.get('reason', '')}", "dim"))
             case "instance.exec":
                 self._note(place, (f"{blocks.who_is(data['principal'])} ran {one_line(' '.join(data['argv']), 120)}", "dim"))
+            case "instance.held" if data["state"] in ("held", "failed"):
+                what = f"{one_line(data['path'])} {'was' if data['state'] == 'held' else 'could NOT be'} put aside"
+                self._line(place, 0, ("✋ ", "yellow"), what, (f": {one_line(data.get('reason', ''))}; `aegis held list`", "dim"))
             case "instance.deleted":
                 self._note(place, ("deleted", "dim"))
 

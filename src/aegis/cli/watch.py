@@ -1,4 +1,4 @@
-"""Verbs that look on: logs, events, ps, audit."""
+"""Verbs that look on: logs, events, ps."""
 
 from __future__ import annotations
 
@@ -132,30 +132,3 @@ def _used(stats: Stats | None) -> tuple[str, str, str]:
 
 def _sessions(item: InstanceInfo) -> str:
     return ", ".join(f"{s['session']}{' (busy)' if s.get('busy') else ''}" for s in item.get("sessions") or []) or "-"
-
-
-@click.command("list", cls=Verb)
-@click.option("--after", type=click.IntRange(min=0), default=0, metavar="N", help="Only records after this number.")
-@click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True, metavar="N", help="The most records.")
-@click.pass_obj
-def audit_list(out: Output, after: int, limit: int) -> None:
-    """List the records.
-
-    Each effect has one: who asked, for what, and what was decided.
-    """
-    records = client().audit(after, limit)
-    for record in records:
-        out.data(record)
-    if not records:
-        out.say("no records")
-        return
-    names = ("id", "ts", "principal", "action", "resource", "decision", "reason")
-    out.table([name.upper() for name in names], ([_cell(name, record.get(name)) for name in names] for record in records))
-
-
-def _cell(name: str, value: Any) -> Piece:
-    if name == "ts":
-        return render.when(value)
-    if name == "decision":
-        return str(value), "green" if value == "allow" else "red"
-    return "-" if value is None else str(value)

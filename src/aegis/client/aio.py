@@ -35,6 +35,7 @@ from aegis.client.shapes import (
     ImageSpec,
     InstanceInfo,
     InstanceSpec,
+    RuleProposal,
     SecretInfo,
     Session,
     Stats,
@@ -347,10 +348,24 @@ class Approvals:
         """One request, by its whole id."""
         return cast("ApprovalInfo", await self._http.call("GET", path_of("approvals", ident)))
 
-    async def decide(self, ident: str, approve: bool, *, reason: str = "", input: Mapping[str, Any] | None = None) -> ApprovalInfo:
-        """Answer one. `input` takes the place of the tool's. Raises CONFLICT when it was answered or withdrawn before."""
-        body = {"approve": approve, "reason": reason, "input": input}
+    async def decide(
+        self, ident: str, approve: bool, *, reason: str = "", input: Mapping[str, Any] | None = None, scope: str = "once", rule: str = ""
+    ) -> ApprovalInfo:
+        """Answer one. `input` takes the place of the tool's. Raises CONFLICT when it was answered or withdrawn before.
+
+        `scope` is how far a yes goes: `once`; `session`, the same call again in this session; `rule`, with the text of `rule()` written.
+        """
+        body = {"approve": approve, "reason": reason, "input": input, "scope": scope, "rule": rule}
         return cast("ApprovalInfo", await self._http.call("POST", path_of("approvals", ident), body))
+
+    async def rule(self, ident: str) -> RuleProposal:
+        """The rule that a yes with scope `rule` would write. Raises USAGE where no rule is narrow enough."""
+        return cast("RuleProposal", await self._http.call("GET", path_of("approvals", ident, "rule")))
+
+    async def escalate(self, ident: str, *, seconds: float | None = None, reason: str = "") -> ApprovalInfo:
+        """Have people told of one again; with `seconds` it waits that much longer from now, at least."""
+        body = {"seconds": seconds, "reason": reason}
+        return cast("ApprovalInfo", await self._http.call("POST", path_of("approvals", ident, "escalate"), body))
 
     async def watch(self, *, instance: str | None = None) -> AsyncIterator[ApprovalInfo]:
         """Each request that waits now, then each as it is made, without end and across the death of the daemon.
@@ -408,9 +423,10 @@ class Egress:
         told = await self._http.call("GET", "/v1/egress", query={"instance": instance, "after": after, "limit": limit})
         return cast("list[dict[str, Any]]", told["connections"])
 
-    async def check(self, instance: str, place: str) -> dict[str, Any]:
-        """What would be said to a connection of an instance to `place`, a `HOST:PORT`, and why."""
-        return cast("dict[str, Any]", await self._http.call("GET", "/v1/egress/check", query={"instance": instance, "place": place}))
+    async def check(self, instance: str, place: str, method: str | None = None) -> dict[str, Any]:
+        """What would be said to a connection of an instance to `place`, a `HOST:PORT`, or to a request for a URL, and why."""
+        query = {"instance": instance, "place": place, "method": method}
+        return cast("dict[str, Any]", await self._http.call("GET", "/v1/egress/check", query=query))
 
     async def watch(self, instance: str | None = None, *, after: int | None = None) -> AsyncIterator[Event]:
         """Each connection that is asked for after a cursor (None: from now on), as an event, without end and across the death of the

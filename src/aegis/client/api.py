@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from aegis.client.budgets import Budgets
+from aegis.client.held import HeldFiles
 from aegis.client.shapes import (
     DEFAULT_SESSION,
     Action,
@@ -20,6 +22,7 @@ from aegis.client.shapes import (
     Letter,
     Mail,
     Receipt,
+    RuleProposal,
     SecretInfo,
     Session,
     Stats,
@@ -27,6 +30,7 @@ from aegis.client.shapes import (
     Trust,
     Usage,
 )  # fmt: skip
+from aegis.client.tools import Tools
 from aegis.client.transport import Stream, Transport, path_of
 
 if TYPE_CHECKING:
@@ -57,7 +61,11 @@ class Client:
         self.approvals = Approvals(self._transport)
         self.secrets = Secrets(self._transport)
         self.config = Config(self._transport)
+        self.policies = Policies(self._transport)
+        self.tools = Tools(self._transport)
         self.attention = Attention(self._transport)
+        self.budgets = Budgets(self._transport)
+        self.held = HeldFiles(self._transport)
 
     def status(self, timeout: float = 10.0, *, restored: bool = False) -> dict[str, Any]:
         """What the daemon says of itself; with `restored` also every instance as it came back when the daemon started."""
@@ -103,19 +111,38 @@ class Client:
         query = {"after": after, "follow": True, **_place(instance, session, types)}
         return self._transport.stream("GET", "/v1/events", query=query, deadline=deadline)
 
-    def audit(self, after: int = 0, limit: int = PAGE) -> list[dict[str, Any]]:
-        """Records of the audit log after the cursor `after`."""
-        answer = self._transport.call("GET", "/v1/audit", query={"after": after, "limit": limit})
+    def audit(self, after: int = 0, limit: int = PAGE, *, newest: bool = False, **only: str | None) -> list[dict[str, Any]]:
+        """Records of the audit log after the cursor `after`, oldest first: the oldest, or the newest.
+
+        `only` are `principal`, `action`, `decision` and `since`, as the daemon takes them.
+        """
+        answer = self._transport.call("GET", "/v1/audit", query={"after": after, "limit": limit, "newest": newest, **only})
         return cast("list[dict[str, Any]]", answer.body["records"])
+
+    def follow_audit(self, after: int, **only: str | None) -> Stream:
+        """Records of the audit log after the cursor `after` as they come, without end."""
+        return self._transport.stream("GET", "/v1/audit", query={"after": after, "follow": True, **only})
+
+    def audit_record(self, ident: int) -> dict[str, Any]:
+        """One record of the audit log."""
+        return cast("dict[str, Any]", self._transport.call("GET", path_of("audit", str(ident))).body)
+
+    def audit_verify(self) -> dict[str, Any]:
+        """What the daemon finds when it reads the whole audit log; see `aegis.core.audit.Finding`."""
+        return cast("dict[str, Any]", self._transport.call("GET", "/v1/audit/verify", timeout=3600.0).body)
+
+    def audit_export(self) -> Stream:
+        """The whole audit log as it is now, line by line; see `docs/audit.md`."""
+        return self._transport.stream("GET", "/v1/audit/export")
 
     def egress(self, instance: str | None = None, *, after: int = 0, limit: int = 100) -> dict[str, Any]:
         """Connections that were asked for: `connections`, with an id over `after` or else the newest, and `warnings`."""
         query = {"instance": instance, "after": after, "limit": limit}
         return cast("dict[str, Any]", self._transport.call("GET", "/v1/egress", query=query).body)
 
-    def egress_check(self, instance: str, place: str) -> dict[str, Any]:
-        """What would be said to a connection of an instance to `place`, a `HOST:PORT`, and why."""
-        query = {"instance": instance, "place": place}
+    def egress_check(self, instance: str, place: str, method: str | None = None) -> dict[str, Any]:
+        """What would be said to a connection of an instance to `place`, a `HOST:PORT`, or to a request for a URL, and why."""
+        query = {"instance": instance, "place": place, "method": method}
         return cast("dict[str, Any]", self._transport.call("GET", "/v1/egress/check", query=query, timeout=60.0).body)
 
     def agents(self, project: Path | None) -> list[dict[str, Any]]:
@@ -312,10 +339,24 @@ class Approvals:
         """One request, by its whole id."""
         return cast("ApprovalInfo", self._transport.call("GET", path_of("approvals", ident)).body)
 
-    def decide(self, ident: str, approve: bool, *, reason: str = "", input: Mapping[str, Any] | None = None) -> ApprovalInfo:
-        """Answer one. `input` takes the place of the tool's. Raises CONFLICT when it was answered or withdrawn before."""
-        body = {"approve": approve, "reason": reason, "input": input}
+    def decide(
+        self, ident: str, approve: bool, *, reason: str = "", input: Mapping[str, Any] | None = None, scope: str = "once", rule: str = ""
+    ) -> ApprovalInfo:
+        """Answer one. `input` takes the place of the tool's. Raises CONFLICT when it was answered or withdrawn before.
+
+        `scope` is how far a yes goes: `once`; `session`, the same call again in this session; `rule`, with the text of `rule()` written.
+        """
+        body = {"approve": approve, "reason": reason, "input": input, "scope": scope, "rule": rule}
         return cast("ApprovalInfo", self._transport.call("POST", path_of("approvals", ident), body).body)
+
+    def rule(self, ident: str) -> RuleProposal:
+        """The rule that a yes with scope `rule` would write. Raises USAGE where no rule is narrow enough."""
+        return cast("RuleProposal", self._transport.call("GET", path_of("approvals", ident, "rule")).body)
+
+    def escalate(self, ident: str, *, seconds: float | None = None, reason: str = "") -> ApprovalInfo:
+        """Have people told of one again; with `seconds` it waits that much longer from now, at least."""
+        body = {"seconds": seconds, "reason": reason}
+        return cast("ApprovalInfo", self._transport.call("POST", path_of("approvals", ident, "escalate"), body).body)
 
 
 class Attention:
@@ -339,9 +380,33 @@ class Secrets:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def set(self, name: str, value: str) -> SecretInfo:
-        """Store a value under a name, replacing an earlier one."""
-        return cast("SecretInfo", self._transport.call("PUT", path_of("secrets", name), {"value": value}).body)
+    def set(self, name: str, value: str | None, *, hosts: Sequence[str] | None = None, header: str | None = None) -> SecretInfo:
+        """Store a value under a name, replacing an earlier one, or keep it with None. `hosts` are those that it may be sent to from now
+        on, `header` is how it goes there; None changes neither."""
+        given = {"value": value, "hosts": None if hosts is None else list(hosts), "header": header}
+        body = {key: each for key, each in given.items() if each is not None}
+        return cast("SecretInfo", self._transport.call("PUT", path_of("secrets", name), body).body)
+
+    def show(self, name: str) -> dict[str, Any]:
+        """All about one but its value: times, version, `hosts`, `header`, `grants`."""
+        return cast("dict[str, Any]", self._transport.call("GET", path_of("secrets", name)).body)
+
+    def versions(self, name: str) -> list[dict[str, Any]]:
+        """The values it has and had, newest first, without the values."""
+        return cast("list[dict[str, Any]]", self._transport.call("GET", path_of("secrets", name, "versions")).body)
+
+    def rollback(self, name: str, version: int) -> SecretInfo:
+        """Make an earlier value the present one again."""
+        return cast("SecretInfo", self._transport.call("POST", path_of("secrets", name, "rollback"), {"version": version}).body)
+
+    def grant(self, name: str, kind: str, target: str, *, revoke: bool = False) -> dict[str, Any]:
+        """Let the agents of a definition (`agent`) or of a directory (`project`) use it, or with `revoke` not any more."""
+        path = path_of("secrets", name, "grants", *(["revoke"] if revoke else []))
+        return cast("dict[str, Any]", self._transport.call("POST", path, {"kind": kind, "target": target}).body)
+
+    def rotate_key(self) -> int:
+        """Protect every value by a new master key; how many there were."""
+        return int(self._transport.call("POST", path_of("secrets", "rotate-key"), {}).body["values"])
 
     def all(self) -> list[SecretInfo]:
         """All names."""
@@ -350,6 +415,50 @@ class Secrets:
     def delete(self, name: str) -> None:
         """Forget a secret."""
         self._transport.call("DELETE", path_of("secrets", name))
+
+
+class Policies:
+    """The rules in force, and what they or others would say."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self, project: Path | None = None) -> dict[str, Any]:
+        """The rules in force, the security contexts, and what is wrong with their files."""
+        return cast("dict[str, Any]", self._transport.call("GET", "/v1/policies", query={"project": _text(project)}).body)
+
+    def show(self, ident: str, project: Path | None = None) -> Sequence[dict[str, Any]]:
+        """The rules of a name. Raises NOT_FOUND."""
+        answer = self._transport.call("GET", path_of("policies", ident), query={"project": _text(project)})
+        return cast("Sequence[dict[str, Any]]", answer.body)
+
+    def schema(self) -> dict[str, str]:
+        """The texts `schema` and `built_in`."""
+        return cast("dict[str, str]", self._transport.call("GET", "/v1/policies/schema").body)
+
+    def check(self, text: str, name: str) -> dict[str, Any]:
+        """The rules that a text is. Raises USAGE with `place`."""
+        body = {"text": text, "name": name}
+        return cast("dict[str, Any]", self._transport.call("POST", "/v1/policies/check", body=body, timeout=120.0).body)
+
+    def test(self, text: str, name: str) -> Sequence[dict[str, Any]]:
+        """The cases of a file, each with `ok`."""
+        body = {"text": text, "name": name}
+        answer = self._transport.call("POST", "/v1/policies/test", body=body, timeout=120.0)
+        return cast("Sequence[dict[str, Any]]", answer.body["cases"])
+
+    def explain(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """What the rules say to an action, and what would change it."""
+        return cast("dict[str, Any]", self._transport.call("POST", "/v1/policies/explain", body=dict(question)).body)
+
+    def simulate(self, since: float, text: str | None = None, name: str = "draft.cedar") -> dict[str, Any]:
+        """What was asked since then, in wall seconds, and would be decided otherwise with the rules of `text`."""
+        body = {"since": since, "text": text, "name": name}
+        return cast("dict[str, Any]", self._transport.call("POST", "/v1/policies/simulate", body=body, timeout=300.0).body)
+
+    def draft(self, since: float) -> dict[str, Any]:
+        """The narrowest rules for what was denied since then, in wall seconds."""
+        return cast("dict[str, Any]", self._transport.call("GET", "/v1/policies/draft", query={"since": since}, timeout=300.0).body)
 
 
 class Config:

@@ -26,6 +26,7 @@ FRAME_TYPES = (
     "tool.result",
     "usage",
     "approval.requested",
+    "approval.escalated",
     "approval.decided",
     "assistant.done",
 )
@@ -63,13 +64,14 @@ class InstanceSpec(TypedDict, total=False):
     cpus: float
     pids: int
     system: str
+    budget: list[str]
     permission: str
     ephemeral: bool
     provider: str
     effort: str
     mode: str
     approvals: str
-    egress: list[str]
+    egress: list[str | dict[str, Any]]
     auth: str
     record: str
     replay: str
@@ -109,6 +111,7 @@ class InstanceInfo(TypedDict):
     reason: NotRequired[str | None]
     sessions: list[dict[str, Any]]
     usage: dict[str, Any]
+    budgets: NotRequired[list[dict[str, Any]]]  # those that its calls count in, an entry for each kind of amount
     effort: NotRequired[str | None]
     mode: NotRequired[str | None]
     modes: NotRequired[list[str]]  # that its program has, where it tells them before it runs
@@ -123,7 +126,7 @@ class InstanceInfo(TypedDict):
     activity_note: NotRequired[str]  # what makes it look stuck, or what keeps it from being started
     approvals: NotRequired[str]
     open_approvals: NotRequired[int]
-    egress: NotRequired[list[str]]
+    egress: NotRequired[list[str | dict[str, Any]]]
 
 
 class ImageSpec(TypedDict):
@@ -137,7 +140,9 @@ class ApprovalInfo(TypedDict):
     """What an agent asks leave for, and what became of it. Times are seconds since the epoch.
 
     `state` is `pending`, `approved`, `rejected` or `withdrawn`. With `question` it wants a person's own answer, not a permission.
-    Of a very long `input` the texts are cut.
+    Of a very long `input` the texts are cut. `argv` and `cwd` show a command, `risk` says what is dangerous about it; `policies` are the
+    rules that want a person asked. At `deadline` it ends with `default`, `reject` or `approve`. `scope` is how far a yes goes, `once` or
+    `session`; `rule` is the rule that was written with it.
     """
 
     id: str
@@ -159,6 +164,27 @@ class ApprovalInfo(TypedDict):
     principal: str
     reason: str
     edited: dict[str, Any] | None
+    action: str
+    resource: str
+    argv: list[str]
+    cwd: str
+    digest: str
+    risk: str
+    policies: list[str]
+    deadline: float | None
+    default: str
+    scope: str
+    rule: str
+    escalated_at: float | None
+    escalated_by: str
+
+
+class RuleProposal(TypedDict):
+    """The narrowest rule that spares the same question: its name, its text, and the file that it would go to."""
+
+    id: str
+    text: str
+    path: str
 
 
 class Usage(TypedDict):

@@ -88,13 +88,18 @@ class InstanceLimited(Fact, frozen=True):
 
 
 class InstanceEgress(Fact, frozen=True):
-    """A program in the sandbox asked for a connection to the outside, and what was said to it."""
+    """A program in the sandbox asked for a connection to the outside, and what was said to it.
+
+    `method` and `path`, without its query, are those of a request that was looked at; empty for a connection.
+    """
 
     type: ClassVar[str] = "instance.egress"
     host: str
     port: int
     allowed: bool
     reason: str = ""
+    method: str = ""
+    path: str = ""
 
 
 class InstanceExec(Fact, frozen=True):
@@ -104,6 +109,22 @@ class InstanceExec(Fact, frozen=True):
     exec_id: str
     argv: list[str]
     principal: str
+
+
+class InstanceHeld(Fact, frozen=True):
+    """Something that an agent left in its workspace for other programs of the person to act on; `path` is relative to the workspace.
+
+    `state` is `held` (it was taken out), `told` (it stands there), `failed` (it could not be taken out), `released` or `dropped` (a
+    person decided). `rule` is its class; `restored` says that what was there before is back.
+    """
+
+    type: ClassVar[str] = "instance.held"
+    held_id: str
+    path: str
+    rule: str
+    state: str
+    reason: str = ""
+    restored: bool = False
 
 
 class MailAccepted(Fact, frozen=True):
@@ -344,7 +365,11 @@ class Retrying(Fact, frozen=True):
 
 
 class ApprovalRequested(Fact, frozen=True):
-    """The agent asks for leave to use a tool, and a person is to answer."""
+    """The agent asks for leave to use a tool, or a rule wants a person asked, and a person is to answer.
+
+    `action` and `resource` are what the gate was asked, empty for a tool of the program's own; `risk` says what is dangerous about it.
+    At `deadline` (wall seconds) it ends with `default`: `reject` or `approve`. `digest` is that of the exact call.
+    """
 
     type: ClassVar[str] = "approval.requested"
     approval_id: str
@@ -353,16 +378,40 @@ class ApprovalRequested(Fact, frozen=True):
     kind: ToolKind = "other"
     title: str = ""
     call_id: str | None = None
+    action: str = ""
+    resource: str = ""
+    argv: list[str] = []
+    cwd: str = ""
+    digest: str = ""
+    risk: str = ""
+    deadline: float | None = None
+    default: str = "reject"
+
+
+class ApprovalEscalated(Fact, frozen=True):
+    """Somebody wants a request answered that still waits: people are told again. `deadline` is the one that counts from now on."""
+
+    type: ClassVar[str] = "approval.escalated"
+    approval_id: str
+    principal: str
+    title: str
+    risk: str = ""
+    deadline: float | None = None
+    reason: str = ""
 
 
 class ApprovalDecided(Fact, frozen=True):
-    """The answer: `verdict` is `approved`, `rejected`, or `withdrawn` when the agent does not want it any more."""
+    """The answer: `verdict` is `approved`, `rejected`, or `withdrawn` when the agent does not want it any more.
+
+    `scope` is how far a yes goes: `once`, `session` for the same call again, `rule` with a rule that was written.
+    """
 
     type: ClassVar[str] = "approval.decided"
     approval_id: str
     verdict: str
     principal: str
     reason: str = ""
+    scope: str = "once"
 
 
 class TurnStuck(Fact, frozen=True):
@@ -386,6 +435,24 @@ class Attention(Fact, frozen=True):
     text: str
     handle: str
     bell: bool = True
+
+
+class BudgetWarned(Fact, frozen=True):
+    """So much of a budget is used that a person is told, once until it is less again. `level` is the part of the cap that was crossed.
+
+    `kind` is `usd`, `tokens` or `output_tokens`; amounts are micro-dollars or tokens, `window` seconds, None for the whole life.
+    `subject` is the place for people: a handle, a directory, the name of an agent; empty for the home.
+    """
+
+    type: ClassVar[str] = "budget.warned"
+    name: str
+    scope: str
+    subject: str
+    kind: str
+    spent: int
+    limit: int
+    window: float | None = None
+    level: float = 0.8
 
 
 class Usage(Fact, frozen=True):
@@ -423,14 +490,29 @@ class TurnFinished(Fact, frozen=True):
     reason: str = ""
 
 
+class ToolsChanged(Fact, frozen=True):
+    """A server of tools has other definitions than those that were accepted; these tools are not offered until a person has looked.
+
+    `project` is the directory whose declaration it is, None for one of the home. What was `removed` is only told.
+    """
+
+    type: ClassVar[str] = "tools.changed"
+    server: str
+    project: str | None = None
+    changed: list[str] = []
+    added: list[str] = []
+    removed: list[str] = []
+
+
 FACTS: Final[dict[str, type[Fact]]] = {
     fact.type: fact
     for fact in (
-        InstanceCreated, InstanceState, InstanceDeleted, InstanceActivity, InstanceLimited, InstanceEgress, InstanceExec,
+        InstanceCreated, InstanceState, InstanceDeleted, InstanceActivity, InstanceLimited, InstanceEgress, InstanceExec, InstanceHeld,
         MailAccepted, MailInjected, MailAcknowledged, MailFailed, MailRequeued,
         SessionOpened, SessionSettings, SessionTitle, SessionContext, SessionCompacted,
         TurnStarted, TurnPresence, TextDelta, ThinkingDelta, Text, Thinking, ToolCall, ToolProgress, ToolResult, Plan, Retrying, Usage,
-        ApprovalRequested, ApprovalDecided, TurnStuck, Attention, TurnFinished,
+        ApprovalRequested, ApprovalEscalated, ApprovalDecided, TurnStuck, Attention, BudgetWarned, TurnFinished,
+        ToolsChanged,
     )
 }  # fmt: skip
 

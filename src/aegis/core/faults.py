@@ -17,6 +17,7 @@ from typing import Final
 POINTS: Final[dict[str, str]] = {
     "store.commit.before": "a batch of writes has run inside the transaction, nothing is committed",
     "store.commit.after": "the batch is on disk, nobody has been told",
+    "audit.write": "inside the transaction that writes a row of the audit record, which is not written yet",
     "mail.accept.before": "the envelope is checked, nothing is written",
     "mail.accept.commit": "inside the transaction that stores the envelope",
     "mail.accept.after": "the envelope is on disk, the sender has no receipt",

@@ -24,7 +24,7 @@ from aegis.core.errors import AegisError, ErrorKind
 from aegis.services.agents.world import BALLAST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -74,6 +74,8 @@ async def _live(home: Path, listens: list[str], ready: int | None, *, clean: boo
     _prepare_home(home)
     faults.arm_from_environment()
     house = await build(home, SystemClock())
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(Cleaned(handler.formatter, house.secrets.redactor.clean_text))
     try:
         with _unix_socket(home / SOCKET) as unix, contextlib.ExitStack() as stack:
             tcp = [stack.enter_context(_tcp_socket(listen)) for listen in listens]
@@ -139,6 +141,19 @@ def _socket(**options: object) -> asyncio.Protocol:
     from aegis.daemon.http.sockets import PeerSocket
 
     return PeerSocket(**options)  # type: ignore[arg-type]
+
+
+class Cleaned(logging.Formatter):
+    """Lines of the log as another formatter makes them, tracebacks included, without what is known to be secret."""
+
+    def __init__(self, inner: logging.Formatter | None, clean: Callable[[str], str]) -> None:
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+        self._clean = clean
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record."""
+        return self._clean(self._inner.format(record))
 
 
 class Cuttable:

@@ -7,9 +7,13 @@ import contextlib
 import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
 
 from aegis.core.errors import AegisError, ErrorKind, unknown_name
 from aegis.core.events import Retrying
+from aegis.core.ids import new_id
 from aegis.core.principals import Principal, PrincipalKind
 from aegis.core.text import one_line
 from aegis.models.catalogue import Catalogue
@@ -17,6 +21,7 @@ from aegis.models.names import SCRIPTED, SCRIPTS, resolve
 from aegis.services.broker import Broker, BrokerClient, Call, LimitHit, Player, Recorder
 from aegis.services.broker.ledger import Ledger
 from aegis.services.broker.model import none_else
+from aegis.services.budgets import Budgets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -53,8 +58,18 @@ async def _to_nobody(instance: str, provider: str, resets_at: float | None, mess
 class Models:
     """The model plane of the agents service. `home` is where no recording may be."""
 
-    def __init__(self, store: Store, clock: Clock, gate: Gate, secret: Callable[[str], Awaitable[str | None]], home: Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        gate: Gate,
+        secret: Callable[[str], Awaitable[str | None]],
+        home: Path,
+        budgets: Budgets | None = None,
+    ) -> None:
         self._gate = gate
+        self._store = store
+        self._budgets = budgets or Budgets(store, clock)
         self._ledger = Ledger(store, clock)
         self._clock = clock
         self._secret = secret
@@ -69,8 +84,13 @@ class Models:
         self._recorders: dict[str, Recorder] = {}  # by path
         self._players: dict[str, Player] = {}  # by instance
         self._problems: dict[str, str] = {}  # recording -> what is wrong with it
+        #: Why a secret is not for an instance, by id, at a host (None: that of a provider everybody knows); None when it is. Set by the
+        #: wiring.
+        self.may_use: Callable[[str, str, str | None], AegisError | None] = lambda secret, instance, host: None
         #: Until when (wall seconds) a provider is not to be asked; None when it may be. Set by the wiring.
         self.held: Callable[[str], float | None] = lambda provider: None
+        #: The sessions of an instance in which a turn runs; set by the wiring.
+        self.sessions_of: Callable[[str], list[str]] = lambda _instance: []
         #: Told of a failed call that its program may try again: instance, session, turn, and what is known of it. Set by the wiring.
         self.on_failing: Callable[[str, str | None, str | None, Retrying], None] = lambda instance, session, turn, fact: None
         #: Told of a provider's limit that lasts: instance, provider, when it ends (wall seconds) if that is known, what it said.
@@ -137,7 +157,15 @@ class Models:
     async def tell(self, instance: Instance, session: str, turn: str | None, usage: Usage) -> None:
         """Record what a program with its own login tells of its use. Of others nothing is taken: the broker has seen their calls."""
         if instance.launch.auth == "login":
-            await self._ledger.tell(instance.id, session, turn, usage)
+            self._budgets.told(new_id("call"), instance.id, session, usage)
+            await self._settled_with(instance.id, session, turn, lambda also: self._ledger.tell(instance.id, session, turn, usage, also))
+
+    def free(self, instance: Instance, model: str | None) -> bool:
+        """Whether calls of a model, of the instance's own unless another is named, cost no money. A login is a plan that costs some."""
+        name = (model or instance.launch.model or "").partition("/")[0]
+        if not name or instance.launch.auth == "login":
+            return not name
+        return _free(self._plane(instance).catalogue, name)
 
     def limit_of(self, turn: str) -> LimitHit | None:
         """The provider's limit that a call of this turn ran into, the newest one; None when it met none."""
@@ -158,6 +186,7 @@ class Models:
     def forget(self, tx: Tx, instance: str) -> None:
         """Remove what is known of a deleted instance."""
         self._ledger.forget(tx, instance)
+        self._budgets.forget(tx, instance)
         tx.on_commit(lambda: self._drop(instance))
 
     async def close(self) -> None:
@@ -184,11 +213,16 @@ class Models:
             broker = Broker(
                 provider=catalogue.provider,
                 secret=self._secret,
-                admit=self._admit,
+                admit=lambda call: self._admit(
+                    call,
+                    free=_free(catalogue, call.model.partition("/")[0]),
+                    refused=self._refused(catalogue, declared, call),
+                ),
                 record=self._record,
                 held=lambda provider: self.held(_supply(declared, provider)),
                 limited=lambda call, hit: self._limited(call, hit, _supply(declared, hit.provider)),
                 failing=self._failing,
+                passes=self._passes,
                 clock=self._clock,
             )
             self._planes[declared] = _Plane(catalogue, broker)
@@ -211,11 +245,60 @@ class Models:
             self._problems[path] = problem
             _log.error("%s", problem)
 
-    async def _admit(self, call: Call) -> None:
-        self._turns[call.id] = self._turn(call)
-        await self._gate.pass_through(Principal(PrincipalKind.INSTANCE, call.instance), "model.call", call.model, session=call.session)
+    def _refused(self, catalogue: Catalogue, declared: ProviderSpec | None, call: Call) -> AegisError | None:
+        """Why the key of its provider is not for this instance, or not for that host; None when it is, or there is none."""
+        name = call.model.partition("/")[0]
+        try:
+            secret = catalogue.provider(name).secret
+        except AegisError:  # an answer that was recorded needs no provider; whoever needs one says so
+            return None
+        if secret is None:
+            return None
+        host = urlsplit(declared.base_url).hostname if declared is not None and declared.name == name else None
+        return self.may_use(secret, call.instance, host)
+
+    async def _admit(self, call: Call, *, free: bool, refused: AegisError | None = None) -> None:
+        turn = self._turns[call.id] = self._turn(call)
+        principal = Principal(PrincipalKind.INSTANCE, call.instance)
+        decision = await self._gate.check(principal, "model.call", call.model, session=call.session)
+        if refused is not None:
+            await self._gate.record(msgspec.structs.replace(decision, allow=False, reason=one_line(refused.message, 300)))
+            raise refused
+        try:
+            held = await self._budgets.admit(call, session=self._session(call, turn), free=free)
+        except AegisError as error:
+            await self._gate.record(msgspec.structs.replace(decision, allow=False, reason=one_line(error.message, 300)))
+            if turn is not None:
+                self._budgets.note(turn, error)
+            raise
+
+        def store(tx: Tx) -> None:
+            call.audit = self._gate.audit.write(tx, decision)
+            if held is not None:
+                self._budgets.opened(tx, held)
+
+        try:
+            await self._store.write(store)
+        except BaseException:
+            self._budgets.drop(call.id)
+            raise
         key = (call.instance, call.session)
         self._open[key] = self._open.get(key, 0) + 1
+
+    def _session(self, call: Call, turn: str | None) -> str | None:
+        """The session whose budgets a call counts in. A program may name any: one without a turn is not believed while another has one."""
+        busy = self.sessions_of(call.instance) if turn is None or call.session is None else ()
+        return busy[0] if busy else call.session
+
+    def _passes(self, call: Call) -> str | None:
+        """Why a streamed answer is cut; its turn is noted as refused by its budgets."""
+        error = self._budgets.passes(call)
+        if error is None:
+            return None
+        turn = self._turns.get(call.id)
+        if turn is not None:
+            self._budgets.note(turn, error)
+        return f"the answer is cut: {error.message}"
 
     async def _limited(self, call: Call, hit: LimitHit, supply: str) -> None:
         await self.on_limit(call.instance, supply, hit.resets_at, hit.message)
@@ -235,8 +318,9 @@ class Models:
             self._given_up[turn] = call.given_up
             if len(self._given_up) > _LIMITS:
                 self._given_up.popitem(last=False)
+        self._budgets.settle(call)
         try:
-            await self._ledger.record(call, turn)
+            await self._settled_with(call.instance, call.session, turn, lambda also: self._ledger.record(call, turn, also))
         finally:
             if call.admitted:
                 key = (call.instance, call.session)
@@ -245,10 +329,28 @@ class Models:
                     del self._open[key]
                 self._settled.set()
 
+    async def _settled_with(
+        self, instance: str, session: str | None, turn: str | None, write: Callable[[Callable[[Tx], None]], Awaitable[None]]
+    ) -> None:
+        """Write a call down together with what it used of budgets."""
+        settlement = self._budgets.settlement(instance, session, turn)
+        try:
+            await write(settlement.write)
+        except BaseException:
+            settlement.failed()
+            raise
+
     def _turn(self, call: Call) -> str | None:
         """The turn that a call belongs to now."""
         find = self._turn_of.get(call.instance)
         return find(call.session) if find else None
+
+
+def _free(catalogue: Catalogue, provider: str) -> bool:
+    try:
+        return catalogue.provider(provider).free
+    except AegisError:
+        return False
 
 
 def _supply(declared: ProviderSpec | None, provider: str) -> str:

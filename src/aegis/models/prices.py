@@ -18,6 +18,8 @@ from aegis.models.names import BUILT_IN, SCRIPTED
 if TYPE_CHECKING:
     from aegis.models import Usage
 
+#: No count of tokens is believed beyond this.
+_MOST: Final = 10**15
 #: What providers put behind a model's name to pin one snapshot of it.
 _SNAPSHOT: Final = re.compile(r"-(?:latest|\d{8}|\d{4}-\d{2}-\d{2})$")
 
@@ -77,5 +79,5 @@ def cost(model: str, usage: Usage, *, free: bool = False) -> float | None:
             continue
         if each is None:
             return None
-        total += tokens * each
+        total += min(tokens, _MOST) * each
     return total / 1_000_000

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from aegis.sandboxes.link import Link
 
 
+#: Where `SandboxSpec.roots` are inside: by themselves, and together with those that the system trusts.
+ROOTS = "/etc/aegis/roots.pem"
+ALL_ROOTS = "/etc/aegis/all-roots.pem"
+
+
 class Mount(msgspec.Struct, frozen=True):
     """A host path shown inside. Read-only unless `writable`."""
 
@@ -47,6 +52,7 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     mounts: tuple[Mount, ...] = ()
     env: dict[str, str] = {}
     limits: Limits = Limits()
+    roots: str = ""  # certificates, in PEM, that programs inside trust besides the system's; a kind without files of its own ignores it
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -87,6 +93,10 @@ class Sandbox(Protocol):
 
     async def resume(self) -> None:
         """Undo `pause`. Idempotent."""
+        ...
+
+    def protects(self) -> frozenset[str]:
+        """Paths of the workspace that no program inside can change at the moment, nor anything below them. Blocking, short."""
         ...
 
     async def stop(self, grace: float = 2.0) -> None:

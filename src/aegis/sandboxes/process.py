@@ -96,6 +96,9 @@ class ProcessSandbox:
                 self._frozen = await asyncio.to_thread(tree.freeze, self._guest.pid)
         return "signals"
 
+    def protects(self) -> frozenset[str]:
+        return frozenset()
+
     async def resume(self) -> None:
         """Let what `pause` stopped go on."""
         async with self._lock:

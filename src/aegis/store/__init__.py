@@ -15,6 +15,7 @@ Writes from many tasks share commits, so a write may be as small as it likes. `T
 """
 
 from aegis.core.events import Event
+from aegis.store.cleaning import Cleaner
 from aegis.store.log import Page
 from aegis.store.store import Store
 from aegis.store.subscriptions import Subscription
@@ -22,4 +23,4 @@ from aegis.store.timers import Timer, Timers
 from aegis.store.upkeep import Check
 from aegis.store.writer import Tx
 
-__all__ = ["Check", "Event", "Page", "Store", "Subscription", "Timer", "Timers", "Tx"]
+__all__ = ["Check", "Cleaner", "Event", "Page", "Store", "Subscription", "Timer", "Timers", "Tx"]

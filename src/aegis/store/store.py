@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from aegis.core.clock import Clock
     from aegis.core.events import Fact
+    from aegis.store.cleaning import Cleaner
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -70,6 +71,15 @@ class Store:
             raise
 
     @property
+    def cleaner(self) -> Cleaner:
+        """What takes out of events that which may not be kept; nothing is, until somebody sets another."""
+        return self._writer.cleaner
+
+    @cleaner.setter
+    def cleaner(self, cleaner: Cleaner) -> None:
+        self._writer.cleaner = cleaner
+
+    @property
     def head(self) -> int:
         """The highest number that readers can see. Everything up to it can be read now."""
         return self._log.head
@@ -95,7 +105,7 @@ class Store:
         if not fact.ephemeral:
             raise ValueError(f"{fact.type} is durable: append it in a write")
         if self._closing is None:
-            self._writer.note(Note(fact.type, msgspec.json.encode(fact), instance, session, turn))
+            self._writer.note(Note(fact.type, self._writer.cleaner.clean(msgspec.json.encode(fact)), instance, session, turn))
 
     def read(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Read at once, in the loop's thread: for reads well under a millisecond. All `fn` reads is one committed state.

@@ -23,6 +23,7 @@ import msgspec
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import Event, Fact
 from aegis.core.faults import point
+from aegis.store.cleaning import Cleaner, Nothing
 from aegis.store.sqlite import is_storage_error, storage_error
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Tx:
         """Add an event to the log and return its number. It is visible once the write is committed."""
         connection = self._open()
         assert self._writer is not None
-        event = self._writer.number(fact.type, msgspec.json.encode(fact), instance, session, turn)
+        event = self._writer.number(fact.type, self._writer.cleaner.clean(msgspec.json.encode(fact)), instance, session, turn)
         if not fact.ephemeral:
             connection.execute(
                 "INSERT INTO events (seq, ts, type, instance, session, turn, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -68,6 +69,10 @@ class Tx:
             )
         self.events.append(event)
         return event.seq
+
+    def clean(self, data: bytes) -> bytes:
+        """`data`, a text or JSON in UTF-8, without what may not be kept. Events are cleaned by `append`."""
+        return data if self._writer is None else self._writer.cleaner.clean(data)
 
     def on_commit(self, callback: Callable[[], object]) -> None:
         """Call `callback` in the event loop once the write is on disk and its events are visible, before its caller goes on."""
@@ -131,6 +136,7 @@ class Writer:
         self._clock = clock
         self._loop = loop
         self._deliver = deliver
+        self.cleaner: Cleaner = Nothing()
         top = int(connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
         reserved = int(connection.execute("SELECT value FROM meta WHERE name = 'reserved'").fetchone()[0])
         self._last = self._reserved = self.first = max(top, reserved)

@@ -7,9 +7,12 @@ value may look like (`services/secrets`).
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class SecretInfo(msgspec.Struct, frozen=True):
@@ -21,11 +24,19 @@ class SecretInfo(msgspec.Struct, frozen=True):
     version: int
 
 
+class VersionInfo(msgspec.Struct, frozen=True):
+    """One value that a secret has or had, without the value: its number, since when (wall seconds), whether it is the present one."""
+
+    version: int
+    at: float
+    current: bool
+
+
 class Vault(Protocol):
-    """Keeps secret values by name."""
+    """Keeps secret values by name, and some of those that each had before."""
 
     async def set(self, name: str, value: str) -> SecretInfo:
-        """Store `value`, replacing an earlier one and counting its version up."""
+        """Store `value` in the place of an earlier one, which is kept, and count its version up."""
         ...
 
     async def get(self, name: str) -> str | None:
@@ -37,5 +48,21 @@ class Vault(Protocol):
         ...
 
     async def delete(self, name: str) -> bool:
-        """Remove it; False when there was none. Needs no key."""
+        """Remove it with all values it had; False when there was none. Needs no key."""
+        ...
+
+    async def versions(self, name: str) -> Sequence[VersionInfo]:
+        """The values that it has and had, as far as they are kept, the newest first; needs no key."""
+        ...
+
+    async def rollback(self, name: str, version: int) -> SecretInfo | None:
+        """Make the value of an earlier version the present one again, under a new number; None when that version is not kept."""
+        ...
+
+    async def rotate_key(self) -> int:
+        """Protect every value by a new master key and forget the old one; how many values that were. All of it or nothing."""
+        ...
+
+    async def values(self) -> Sequence[tuple[str, str]]:
+        """Every value that can be opened, those of before included, with its name: for who must recognise them."""
         ...

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aegis.guest import patterns
 from aegis.guest.agent import tools
 from aegis.guest.agent.tools import search
 from aegis.guest.agent.tools.output import Output
@@ -186,7 +187,7 @@ def test_glob_is_pathlib(paths: set[str], parts: list[str]) -> None:
         found = {p.rstrip("/") for p in search.glob({"pattern": pattern, "path": name}).text.splitlines()}
         assert found == (expected or {"(nothing matches)"})
         for path in (p for p in root.rglob("*") if p.is_file()):
-            assert search.like(list(path.relative_to(root).parts), parts) == (str(path) in expected)
+            assert patterns.like(list(path.relative_to(root).parts), parts) == (str(path) in expected)
 
 
 def test_grep(use: Use, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from aegis.core.errors import AegisError, ErrorKind
 from aegis.daemon.http.answers import json_response, query_int, read_json
 from aegis.daemon.http.instances import house, principal
 from aegis.services.approvals import Approval
@@ -18,11 +19,32 @@ if TYPE_CHECKING:
 
 
 class Verdict(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of POST /v1/approvals/{id}. `input` takes the place of the tool's, with a yes only."""
+    """The body of POST /v1/approvals/{id}. `input` takes the place of the tool's, with a yes only.
+
+    `scope` is how far a yes goes: `once`; `session`, the same exact call again in this session; `rule`, with `rule` written as it was
+    shown.
+    """
 
     approve: bool
     reason: str = ""
     input: dict[str, Any] | None = None
+    scope: str = "once"
+    rule: str = ""
+
+
+class Escalation(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/approvals/{id}/escalate. With `seconds` it waits that much longer from now, at least."""
+
+    seconds: float | None = None
+    reason: str = ""
+
+
+class RuleProposal(msgspec.Struct, frozen=True):
+    """The narrowest rule that spares the same question: its name, its text in Cedar, and the file that it would go to."""
+
+    id: str
+    text: str
+    path: str
 
 
 class ApprovalInfo(Approval, frozen=True, kw_only=True):
@@ -55,9 +77,26 @@ async def decide(request: Request) -> Response:
     """POST /v1/approvals/{id}: the request as it is now; 409 when somebody else was quicker."""
     body, parts = await read_json(request, Verdict), house(request)
     done = await parts.approvals.decide(
-        principal(request), request.path_params["id"], approve=body.approve, reason=body.reason, input=body.input
-    )
+        principal(request), request.path_params["id"], approve=body.approve, reason=body.reason, input=body.input,
+        scope=body.scope, rule=body.rule,
+    )  # fmt: skip
     return json_response(_shown(parts, done))
+
+
+async def escalate(request: Request) -> Response:
+    """POST /v1/approvals/{id}/escalate: the request as it is now."""
+    body, parts = await read_json(request, Escalation), house(request)
+    done = await parts.approvals.escalate(principal(request), request.path_params["id"], seconds=body.seconds, reason=body.reason)
+    return json_response(_shown(parts, done))
+
+
+async def rule(request: Request) -> Response:
+    """GET /v1/approvals/{id}/rule: what a yes with scope `rule` would write."""
+    parts = house(request)
+    found = parts.approvals.get(request.path_params["id"])
+    if parts.approvals.rules is None:
+        raise AegisError(ErrorKind.UNAVAILABLE, "no rules can be written here", "approve it once")
+    return json_response(RuleProposal(*parts.approvals.rules.propose(found)))
 
 
 def _shown(parts: House, approval: Approval) -> ApprovalInfo:

@@ -28,9 +28,9 @@ async def index(request: Request) -> Response:
 
 
 async def check(request: Request) -> Response:
-    """GET /v1/egress/check?instance&place: the decision alone; nothing is connected."""
+    """GET /v1/egress/check?instance&place&method: the decision alone; nothing is connected."""
     parts = house(request)
     name, place = request.query_params.get("instance"), request.query_params.get("place")
     if not name or not place:
         raise AegisError(ErrorKind.USAGE, "the check needs an instance and a place", "`?instance=H&place=HOST:PORT`")
-    return json_response(await parts.egress.check(parts.registry.get(name), place))
+    return json_response(await parts.egress.check(parts.registry.get(name), place, request.query_params.get("method") or "GET"))

@@ -27,6 +27,7 @@ FRAME_OF: Final[dict[str, str]] = {
     e.ToolResult.type: "tool.result",
     e.Usage.type: "usage",
     e.ApprovalRequested.type: "approval.requested",
+    e.ApprovalEscalated.type: "approval.escalated",
     e.ApprovalDecided.type: "approval.decided",
     e.TurnFinished.type: "assistant.done",
 }
@@ -91,7 +92,10 @@ def _payload(fact: e.Fact) -> tuple[list[str], dict[str, Any]]:
         case e.Usage():
             return [], {"model": fact.model, "input": fact.input, "output": fact.output, "cached": fact.cached, "cost_usd": fact.cost_usd}
         case e.ApprovalRequested(approval_id, tool, arguments, tool_kind, title):
-            return [], {"id": approval_id, "tool": tool, "input": arguments, "kind": tool_kind, "title": title}
+            about: dict[str, Any] = {"risk": fact.risk, "deadline": fact.deadline, "default": fact.default}
+            return [], {"id": approval_id, "tool": tool, "input": arguments, "kind": tool_kind, "title": title, **about}
+        case e.ApprovalEscalated(approval_id, who, title, risk, deadline, reason):
+            return [], {"id": approval_id, "principal": who, "title": title, "risk": risk, "deadline": deadline, "reason": reason}
         case e.ApprovalDecided(approval_id, verdict, who, reason):
             return [], {"id": approval_id, "verdict": verdict, "principal": who, "reason": reason}
         case e.TurnFinished():

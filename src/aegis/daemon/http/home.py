@@ -1,4 +1,4 @@
-"""Routes of the home itself: status, doctor, audit, secrets, definitions, configuration."""
+"""Routes of the home itself: status, doctor, definitions, configuration."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import msgspec
 
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.version import __version__
-from aegis.daemon.http.answers import json_response, query_flag, query_int, read_json
+from aegis.daemon.http.answers import json_response, query_flag, read_json
 from aegis.daemon.http.instances import house, principal
+from aegis.daemon.http.policies import problems
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -60,6 +61,10 @@ async def doctor(request: Request) -> Response:
     """GET /v1/doctor?sandbox&store"""
     examine = house(request).doctor
     report = await examine.report()
+    house(request).gate.policies.refresh()
+    wrong = problems(house(request))
+    detail = "; ".join(f"{one['source']}: {one['problem']}" for one in wrong) or "all rules are in force"
+    report["checks"].append({"name": "policies", "ok": not wrong, "detail": detail, "mend": wrong[0]["hint"] if wrong else ""})
     report["instances"] = [
         {"name": one.handle, "ok": not one.obstacle, "detail": one.obstacle or "; ".join(one.notes), "mend": one.mend}
         for one in await house(request).agents.returning.report()
@@ -89,36 +94,6 @@ async def backup(request: Request) -> Response:
     await parts.gate.pass_through(principal(request), "home.backup", str(target))
     await parts.store.backup(target)
     return json_response({"path": str(target), "bytes": target.stat().st_size})
-
-
-async def audit(request: Request) -> Response:
-    """GET /v1/audit?after&limit"""
-    return json_response(
-        {"records": house(request).gate.list(query_int(request, "after", 0, 0, 2**62), query_int(request, "limit", 100, 1, 1000))}
-    )
-
-
-class SecretValue(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of PUT /v1/secrets/{name}."""
-
-    value: str
-
-
-async def set_secret(request: Request) -> Response:
-    """PUT /v1/secrets/{name}"""
-    body = await read_json(request, SecretValue)
-    return json_response(await house(request).secrets.set(principal(request), request.path_params["name"], body.value))
-
-
-async def list_secrets(request: Request) -> Response:
-    """GET /v1/secrets"""
-    return json_response(await house(request).secrets.list(principal(request)))
-
-
-async def delete_secret(request: Request) -> Response:
-    """DELETE /v1/secrets/{name}"""
-    await house(request).secrets.delete(principal(request), request.path_params["name"])
-    return json_response({"status": "deleted"})
 
 
 async def list_agents(request: Request) -> Response:

@@ -4,12 +4,41 @@ from __future__ import annotations
 
 from typing import Final
 
-from aegis.daemon.http import approvals, attention, declare, document, egress, events, home, instances, mail, sessions, shapes, tether, tree
+from aegis.core.audit import Finding
+from aegis.daemon.http import (
+    approvals,
+    attention,
+    audit,
+    budgets,
+    declare,
+    document,
+    egress,
+    events,
+    held,
+    home,
+    instances,
+    mail,
+    policies,
+    secrets,
+    sessions,
+    shapes,
+    tether,
+    tools,
+    tree,
+)
 from aegis.daemon.http.table import BYTES, NDJSON, SSE, Parameter, Row, flag, integer, text
 from aegis.sandboxes import Stats
 from aegis.services.agents.launching import StartRequest
+from aegis.services.budgets.setting import Wish
 from aegis.services.config import AgentDefinition, Edited, Explanation, TrustState
-from aegis.vaults import SecretInfo
+from aegis.services.gate.questions import Question
+from aegis.services.guarding import Held
+from aegis.services.secrets import SecretDetails
+from aegis.services.tools import Result
+from aegis.services.tools.declared import TrustOffer
+from aegis.services.tools.pinning import Change
+from aegis.services.tools.registry import ServerInfo
+from aegis.vaults import SecretInfo, VersionInfo
 
 _INSTANCE: Final = "/v1/instances/{name}"
 _SESSION: Final = f"{_INSTANCE}/sessions/{{session:path}}"  # an id may hold slashes
@@ -26,6 +55,7 @@ _after = integer("after", "only what has a higher number: the cursor", 0)
 _project = text("project", "the directory whose declarations apply; the home alone without it")
 _instance = text("instance", "only of this instance, a handle or an id")
 _secret = text("name", "the name of the secret", pattern="^[A-Za-z_][A-Za-z0-9_]{0,127}$")
+_budget = text("name", "its name: that of a declaration, `NAME@DIRECTORY` in a project, `@HANDLE` of an instance")
 _frames = (
     text("channel", "only of this channel"),
     text("session_id", "only of the sessions with this id"),
@@ -103,8 +133,65 @@ ROWS: Final = (
         summary="The same of one instance.", status=101, errors=(426, 429), socket=events.socket,
     ),
     Row(
-        method="GET", path="/v1/audit", handler=home.audit, name="audit", tag="daemon",
-        summary="Who asked for what, and what was decided.", query=(_after, _limit(100)), answer=shapes.AuditPage,
+        method="GET", path="/v1/audit", handler=audit.index, name="audit", tag="audit",
+        summary="Who asked for what, and what was decided: the oldest after a number, or the newest; followed with `follow`.",
+        query=(
+            _after, _limit(100), flag("newest", "the newest, not the oldest"), flag("follow", "lines of JSON without end"),
+            text("principal", "only of this one: `KIND:ID`, a handle, or a person's name"),
+            text("action", "only these actions, with commas between; `*` stands for anything, as in `secret.*`"),
+            text("decision", "only this one", choices=("allow", "deny", "ask")),
+            text("since", "only from this time on, RFC 3339 or seconds"),
+        ),
+        answer=audit.AuditPage, streams=(NDJSON,),
+    ),
+    Row(
+        method="GET", path="/v1/audit/verify", handler=audit.verify, name="verify_audit", tag="audit",
+        summary="Reads the whole record and says whether it is what was written.", answer=Finding,
+    ),
+    Row(
+        method="GET", path="/v1/audit/export", handler=audit.export, name="export_audit", tag="audit",
+        summary="The whole record as lines: what it is, the signed heads, the rows. `aegis audit verify FILE` checks it anywhere.",
+        answer=audit.AuditLine, streams=(NDJSON,), pages=False,
+    ),
+    Row(
+        method="GET", path="/v1/audit/{id}", handler=audit.show, name="show_audit", tag="audit",
+        summary="One record.", places=(text("id", "its number", pattern="^[0-9]{1,18}$"),), answer=audit.AuditRecord, errors=(404,),
+    ),
+    Row(
+        method="GET", path="/v1/policies", handler=policies.index, name="list_policies", tag="policies",
+        summary="The rules in force, the security contexts, and what is wrong with their files.", query=(_project,), answer=shapes.Policies,
+    ),
+    Row(
+        method="GET", path="/v1/policies/schema", handler=policies.schema, name="policy_schema", tag="policies",
+        summary="What rules can speak of, and the rules that are built in, as Cedar text.", answer=shapes.PolicySchema,
+    ),
+    Row(
+        method="GET", path="/v1/policies/draft", handler=policies.draft, name="draft_policies", tag="policies",
+        summary="The narrowest rules for what was denied.",
+        query=(text("since", "only denials since then, in wall seconds; a day without"),), answer=shapes.PolicyDraft,
+    ),
+    Row(
+        method="POST", path="/v1/policies/check", handler=policies.check, name="check_policies", tag="policies",
+        summary="Whether a text is rules that can be read. Nothing comes into force.",
+        body=policies.PolicyText, answer=shapes.CheckedPolicies,
+    ),
+    Row(
+        method="POST", path="/v1/policies/test", handler=policies.test, name="test_policies", tag="policies",
+        summary="Asks the rules in force the cases of a file.", body=policies.PolicyText, answer=shapes.PolicyCases, errors=(404,),
+    ),
+    Row(
+        method="POST", path="/v1/policies/explain", handler=policies.explain, name="explain_policies", tag="policies",
+        summary="What the rules say to an action, which ones, and what would change it. Nothing is done.",
+        body=Question, answer=shapes.PolicyExplanation, errors=(404,),
+    ),
+    Row(
+        method="POST", path="/v1/policies/simulate", handler=policies.simulate, name="simulate_policies", tag="policies",
+        summary="Asks other rules what the audit record holds. Nothing is done.", body=policies.Simulation, answer=shapes.PolicySimulation,
+    ),
+    Row(
+        method="GET", path="/v1/policies/{id:path}", handler=policies.show, name="show_policy", tag="policies",
+        summary="A rule by its id; a project and the home may have one each.", places=(text("id", "the id of a rule"),), query=(_project,),
+        answer=list[shapes.Policy],
     ),
     Row(
         method="GET", path="/v1/egress", handler=egress.index, name="list_connections", tag="egress",
@@ -113,22 +200,107 @@ ROWS: Final = (
     ),
     Row(
         method="GET", path="/v1/egress/check", handler=egress.check, name="check_connection", tag="egress",
-        summary="What would be said to a connection, and why; nothing is connected.",
-        query=(text("instance", "a handle or an id", required=True), text("place", "`HOST:PORT`", required=True)),
+        summary="What would be said to a connection or a request, and why; nothing is connected.",
+        query=(
+            text("instance", "a handle or an id", required=True), text("place", "`HOST:PORT` or a URL", required=True),
+            text("method", "of the request, with a URL; GET without"),
+        ),
         answer=shapes.EgressVerdict, errors=(404,),
     ),
     Row(
-        method="GET", path="/v1/secrets", handler=home.list_secrets, name="list_secrets", tag="secrets",
+        method="GET", path="/v1/budgets", handler=budgets.index, name="list_budgets", tag="budgets",
+        summary="What is bounded, what was spent of it, what is reserved, and when it frees.",
+        query=(_instance,), answer=list[budgets.BudgetInfo], errors=(404,),
+    ),
+    Row(
+        method="GET", path="/v1/budgets/{name:path}", handler=budgets.show, name="show_budget", tag="budgets",
+        summary="One budget, in all the places it applies to.", places=(_budget,), answer=budgets.BudgetInfo,
+    ),
+    Row(
+        method="PUT", path="/v1/budgets/{name:path}", handler=budgets.put, name="set_budget", tag="budgets",
+        summary="Sets a budget, or another value of one that a file declares.",
+        places=(_budget,), body=Wish, answer=budgets.BudgetInfo, errors=(404,),
+    ),
+    Row(
+        method="DELETE", path="/v1/budgets/{name:path}", handler=budgets.remove, name="remove_budget", tag="budgets",
+        summary="Takes away what was set; what a file declares under that name counts again.",
+        places=(_budget,), answer=budgets.Removed, errors=(409,),
+    ),
+    Row(
+        method="GET", path="/v1/secrets", handler=secrets.index, name="list_secrets", tag="secrets",
         summary="Names, never values.", answer=list[SecretInfo],
     ),
     Row(
-        method="PUT", path="/v1/secrets/{name}", handler=home.set_secret, name="set_secret", tag="secrets",
-        summary="Stores a value under a name, replacing an earlier one.",
-        places=(_secret,), body=home.SecretValue, answer=SecretInfo,
+        method="POST", path="/v1/secrets/rotate-key", handler=secrets.rotate_key, name="rotate_key", tag="secrets",
+        summary="Protects every value by a new master key.", answer=secrets.Rotated, errors=(503,),
     ),
     Row(
-        method="DELETE", path="/v1/secrets/{name}", handler=home.delete_secret, name="delete_secret", tag="secrets",
+        method="GET", path="/v1/secrets/{name}", handler=secrets.show, name="show_secret", tag="secrets",
+        summary="All about one but its value.", places=(_secret,), answer=SecretDetails,
+    ),
+    Row(
+        method="PUT", path="/v1/secrets/{name}", handler=secrets.put, name="set_secret", tag="secrets",
+        summary="Stores a value under a name, replacing an earlier one, or says to which hosts it may be sent.",
+        places=(_secret,), body=secrets.SecretValue, answer=SecretInfo,
+    ),
+    Row(
+        method="GET", path="/v1/secrets/{name}/versions", handler=secrets.versions, name="secret_versions", tag="secrets",
+        summary="The values that it has and had, without the values; the newest first.", places=(_secret,), answer=list[VersionInfo],
+    ),
+    Row(
+        method="POST", path="/v1/secrets/{name}/rollback", handler=secrets.rollback, name="rollback_secret", tag="secrets",
+        summary="Makes an earlier value the present one again.", places=(_secret,), body=secrets.Rollback, answer=SecretInfo,
+    ),
+    Row(
+        method="POST", path="/v1/secrets/{name}/grants", handler=secrets.grant, name="grant_secret", tag="secrets",
+        summary="Lets an agent or a project use it; from the first grant on nobody else may.",
+        places=(_secret,), body=secrets.Granted, answer=SecretDetails,
+    ),
+    Row(
+        method="POST", path="/v1/secrets/{name}/grants/revoke", handler=secrets.revoke, name="revoke_secret", tag="secrets",
+        summary="Takes a grant back.", places=(_secret,), body=secrets.Granted, answer=SecretDetails,
+    ),
+    Row(
+        method="DELETE", path="/v1/secrets/{name}", handler=secrets.delete, name="delete_secret", tag="secrets",
         summary="Forgets it.", places=(_secret,), answer=shapes.Deleted,
+    ),
+    Row(
+        method="GET", path="/v1/tools", handler=tools.index, name="list_tools", tag="tools",
+        summary="Tools: all there are, or what an instance, or an instance of an agent, is offered. Servers are started for it.",
+        query=(_project, text("instance", "what this one is offered, a handle or an id"), text("agent", "what one of it would be offered")),
+        answer=tools.ToolPage, errors=(404,),
+    ),
+    Row(
+        method="POST", path="/v1/tools/call", handler=tools.call, name="call_tool", tag="tools",
+        summary="Calls a tool as the person; it ends when the client goes away.", body=tools.CallRequest, answer=Result,
+        errors=(404, 409, 422, 429, 502, 504),
+    ),
+    Row(
+        method="GET", path="/v1/tools/servers", handler=tools.servers, name="list_tool_servers", tag="tools",
+        summary="The declared MCP servers, and how each is.", query=(_project,), answer=list[ServerInfo], errors=(404,),
+    ),
+    Row(
+        method="GET", path="/v1/tools/pins", handler=tools.change, name="show_tool_changes", tag="tools",
+        summary="How what a server offers now differs from what was accepted, and the digest to agree to.",
+        query=(text("server", "its name", required=True), _project), answer=Change, errors=(404, 409),
+    ),
+    Row(
+        method="POST", path="/v1/tools/pins", handler=tools.pin, name="accept_tools", tag="tools",
+        summary="Accepts exactly what a server offers now.", body=tools.PinRequest, answer=Change, errors=(404, 409),
+    ),
+    Row(
+        method="GET", path="/v1/tools/trust", handler=tools.offers, name="show_tool_trust", tag="tools",
+        summary="The servers of a project's `.mcp.json`, what each would do, and the hash to agree to.",
+        query=(text("project", "the directory", required=True),), answer=list[TrustOffer], errors=(404,),
+    ),
+    Row(
+        method="POST", path="/v1/tools/trust", handler=tools.trust, name="trust_tool_server", tag="tools",
+        summary="Trusts exactly this declaration.", body=tools.TrustServer, answer=TrustOffer, errors=(404, 409),
+    ),
+    Row(
+        method="GET", path="/v1/tools/{name}", handler=tools.show, name="show_tool", tag="tools",
+        summary="One tool.", places=(text("name", "its id, `server.tool`"),),
+        query=(_project, text("instance", "as this one is offered it")), answer=tools.ToolInfo,
     ),
     Row(
         method="GET", path="/v1/agents", handler=home.list_agents, name="list_agents", tag="configuration",
@@ -207,6 +379,33 @@ ROWS: Final = (
     Row(
         method="POST", path="/v1/approvals/{id}", handler=approvals.decide, name="decide_approval", tag="approvals",
         summary="Answers it, once.", body=approvals.Verdict, answer=approvals.ApprovalInfo, errors=(409,),
+    ),
+    Row(
+        method="GET", path="/v1/approvals/{id}/rule", handler=approvals.rule, name="propose_rule", tag="approvals",
+        summary="The rule that a yes with scope `rule` would write.", answer=approvals.RuleProposal,
+    ),
+    Row(
+        method="POST", path="/v1/approvals/{id}/escalate", handler=approvals.escalate, name="escalate_approval", tag="approvals",
+        summary="Has people told of it again, and may put its deadline off.", body=approvals.Escalation, answer=approvals.ApprovalInfo,
+        errors=(409,),
+    ),
+    Row(
+        method="GET", path="/v1/held", handler=held.index, name="list_held", tag="workspaces",
+        summary="What was taken out of workspaces because your own programs would act on it.",
+        query=(text("state", "one of its states, or `all`; `held` unless told"), _instance, _limit(100)),
+        answer=list[Held], errors=(404,),
+    ),
+    Row(
+        method="POST", path="/v1/held", handler=held.look, name="look_for_held", tag="workspaces",
+        summary="Looks at the workspace of an instance now; what is held of it.", body=held.LookRequest, answer=list[Held], errors=(404,),
+    ),
+    Row(
+        method="GET", path="/v1/held/{id}", handler=held.show, name="show_held", tag="workspaces",
+        summary="One, with its content and its difference to what was there.", answer=held.HeldText,
+    ),
+    Row(
+        method="POST", path="/v1/held/{id}", handler=held.decide, name="decide_held", tag="workspaces",
+        summary="Puts it back where it was, or removes it for good.", body=held.HeldVerdict, answer=Held, errors=(409,),
     ),
     Row(
         method="GET", path="/v1/attention", handler=attention.index, name="list_notices", tag="attention",

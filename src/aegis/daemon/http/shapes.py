@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from aegis.core.egress import EgressRule
 from aegis.core.errors import ErrorKind
 from aegis.core.events import Event
 from aegis.services.agents.returning import Returned
+from aegis.services.budgets.model import BudgetBrief
 from aegis.services.config import Shown
 from aegis.services.config.model import SpawnRights
 
@@ -136,29 +138,11 @@ class EventPage(TypedDict):
     evicted: Seq
 
 
-class AuditRecord(TypedDict):
-    """Who asked for what, and what was decided."""
-
-    id: int
-    ts: float
-    principal: str
-    action: str
-    resource: str
-    decision: str
-    reason: str
-    data: Any
-
-
-class AuditPage(TypedDict):
-    """Records of the audit log, oldest first."""
-
-    records: list[AuditRecord]
-
-
 class Connection(TypedDict):
     """A connection that a program in a sandbox asked for: the address it went to, the bytes each way, and how long it lasted.
 
-    `ms` is None while it is open, and for ever when the daemon died under it.
+    `ms` is None while it is open, and for ever when the daemon died under it. Where requests are looked at, each is an entry of its
+    own, with `method`, `path` (without the query) and the `status` of the answer.
     """
 
     id: int
@@ -173,6 +157,9 @@ class Connection(TypedDict):
     sent: int
     received: int
     ms: float | None
+    method: str | None
+    path: str | None
+    status: int | None
 
 
 class ConnectionPage(TypedDict):
@@ -183,16 +170,22 @@ class ConnectionPage(TypedDict):
 
 
 class EgressVerdict(TypedDict):
-    """What would be said to a connection, and why."""
+    """What would be said to a connection, or, with `method` and `path`, to a request, and why.
+
+    `inspected`: requests to that place are looked at one by one.
+    """
 
     host: str
     port: int
+    method: str
+    path: str
     allowed: bool
     reason: str
     rule: str
     hint: str
     addresses: list[str]
     problem: str
+    inspected: bool
 
 
 class ConfigValues(TypedDict):
@@ -290,7 +283,7 @@ class InstanceInfo(TypedDict):
     permission: str
     approvals: str
     open_approvals: int
-    egress: list[str]
+    egress: list[str | EgressRule]
     workspace: str | None
     read_only: bool
     mounts: list[Mount]
@@ -308,6 +301,7 @@ class InstanceInfo(TypedDict):
     stopped_at: float | None
     sessions: list[SessionInfo]
     usage: Totals
+    budgets: list[BudgetBrief]
 
 
 class SessionUsage(TypedDict):
@@ -466,3 +460,138 @@ class MailInfo(TypedDict):
     acknowledged_at: float | None
     done_at: float | None
     reason: str | None
+
+
+class PolicyBounds(TypedDict):
+    """What a permit asks for besides: a rate as calls and seconds, so many at a time, bytes of a result."""
+
+    rate: dict[str, float] | None
+    concurrent: int | None
+    max_result: int | None
+
+
+class Policy(TypedDict):
+    """A rule. `effect` is `permit`, `forbid` or `ask`; `actions` is null for all; `context` is the security context it was made of."""
+
+    id: str
+    effect: Literal["permit", "forbid", "ask"]
+    source: str
+    place: str
+    actions: list[str] | None
+    says: str
+    context: str | None
+    obligations: PolicyBounds
+    text: str
+    built_in: bool
+
+
+class SecurityContextInfo(TypedDict):
+    """A security context that there is."""
+
+    name: str
+    description: str
+    place: str
+
+
+class PolicyProblem(TypedDict):
+    """Why files of rules are not in force as they are now. With `kept` false agents may do nothing until it is mended."""
+
+    source: str
+    problem: str
+    hint: str
+    kept: bool
+
+
+class Policies(TypedDict):
+    """The rules in force. `folder` is where those of the home are."""
+
+    policies: list[Policy]
+    contexts: list[SecurityContextInfo]
+    problems: list[PolicyProblem]
+    folder: str
+
+
+class PolicySchema(TypedDict):
+    """Texts: the schema of rules, and the rules that are built in."""
+
+    schema: str
+    built_in: str
+
+
+class CheckedPolicies(TypedDict):
+    """The rules that a text is, and the name of the security context that it is, if so."""
+
+    policies: list[Policy]
+    context: str | None
+
+
+class PolicyCase(TypedDict):
+    """A case and what came of it; `rule` is the one that was to decide."""
+
+    name: str
+    ok: bool
+    expect: str
+    verdict: str
+    rule: str | None
+    policies: list[str]
+    reason: str
+
+
+class PolicyCases(TypedDict):
+    """Every case of a file."""
+
+    cases: list[PolicyCase]
+
+
+class PolicyPart(TypedDict):
+    """What is said of one thing that is touched, for one instance."""
+
+    instance: str
+    about: str
+    verdict: str
+    reason: str
+    policies: list[str]
+
+
+class PolicyExplanation(TypedDict):
+    """The verdict, the rules that gave it, and in lines what would change it."""
+
+    verdict: Literal["allow", "deny", "ask"]
+    reason: str
+    policies: list[str]
+    parts: list[PolicyPart]
+    obligations: PolicyBounds
+    change: list[str]
+
+
+class PolicyChange(TypedDict):
+    """A record whose verdict would be another one."""
+
+    id: int
+    ts: float
+    handle: str
+    action: str
+    resource: str
+    before: str
+    after: str
+    reason: str
+    policies: list[str]
+
+
+class PolicySimulation(TypedDict):
+    """How many records there are, how many of them could be asked again, and those that would be decided otherwise, the first 200."""
+
+    records: int
+    replayed: int
+    gone: int
+    incomplete: int
+    changed: int
+    changes: list[PolicyChange]
+
+
+class PolicyDraft(TypedDict):
+    """Rules for what was denied, as texts; by the id of a rule how often it forbade, which no permit changes."""
+
+    denials: int
+    rules: list[str]
+    forbidden: dict[str, int]

@@ -87,6 +87,7 @@ async def _meta(house: House, caller: Caller, _arguments: Nothing) -> Said:
     mine = me(caller)
     launch, parent = mine.launch, house.registry.find(mine.parent or "")
     known = [i.handle for i in others(house, caller)][:_REACHED]
+    bounds = house.budgets.brief(mine.id)
     facts: dict[str, Any] = {
         "handle": mine.handle,
         "agent": launch.agent,
@@ -96,11 +97,13 @@ async def _meta(house: House, caller: Caller, _arguments: Nothing) -> Said:
         "spawned_by": parent.handle if parent is not None else None,
         "project": launch.project,
         "sessions": known,
+        "budgets": bounds,
         "may_spawn": {"depth": launch.spawn.depth, "children": launch.spawn.children, "total": launch.spawn.total},
     }
     lines = [
         f"You are `{mine.handle}`, an agent of the kind `{launch.agent}` with permission `{launch.permission}`, in a sandbox of your own.",
         f"`{parent.handle}` started you." if parent else "A person started you.",
+        *(_bound(bound) for bound in bounds),
         f"You can reach: {', '.join(f'`{name}`' for name in known) or 'nobody yet'}.",
         "",
         "Who you are is known; you need not say it.",
@@ -111,6 +114,13 @@ async def _meta(house: House, caller: Caller, _arguments: Nothing) -> Said:
         "- Others cannot see your conversation or your files, unless you share a workspace.",
     ]
     return Said("\n".join(lines), facts)
+
+
+def _bound(bound: dict[str, Any]) -> str:
+    """What is left of a budget, as an agent reads it."""
+    amount = "${:,.2f} of ${:,.2f}" if bound["kind"] == "usd" else "{:,} of {:,} " + bound["kind"].replace("_", " ")
+    within = f" in any {bound['window']:g} s" if bound["window"] is not None else ""
+    return f"Spent of the budget `{bound['name']}`: {amount.format(bound['spent'], bound['limit'])}{within}; at its end your turn ends."
 
 
 async def _list_sessions(house: House, caller: Caller, _arguments: Nothing) -> Said:
@@ -185,7 +195,7 @@ VERBS: Final = (
         _spawn,
     ),
     Verb("aegis_close", "End an agent that you started, with all that it started; its conversation is gone.", Close, _close),
-    Verb("aegis_read_mail", "Read messages that came for you while you work.", ReadMail, _read_mail),
+    Verb("aegis_read_mail", "Read messages that came for you while you work.", ReadMail, _read_mail, audits=False),
     Verb("aegis_status", "What an agent does now and how its last turn ended; can wait for its end.", Status, _status, changes=False),
     Verb("aegis_peer_transcript", "What was said in the last turns of another agent.", Transcript, _transcript, changes=False),
 )

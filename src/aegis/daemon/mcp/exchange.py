@@ -12,11 +12,12 @@ from aegis.core.errors import AegisError, ErrorKind
 from aegis.daemon.mcp import protocol
 from aegis.daemon.mcp.model import Said
 from aegis.daemon.mcp.offering import read
+from aegis.services.tools import ToolCaller
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aegis.daemon.mcp.model import Caller
+    from aegis.daemon.mcp.model import Caller, Verb
     from aegis.daemon.mcp.offering import Shelf
     from aegis.daemon.mcp.protocol import Call, Message
     from aegis.daemon.wiring import House
@@ -96,8 +97,11 @@ class Exchange:
         return msgspec.json.encode(answers if heard.batch else answers[0])
 
     async def _do(self, call: Call) -> Message:
-        tool = self._shelf.tools[call.name]
+        tool = self._shelf.tools.get(call.name)
         try:
+            if tool is None:
+                return await self._foreign(call)
+            await self._judge(tool.verb)
             said = await tool.verb.run(self._house, self._caller, read(tool, call.arguments, self._caller))
         except AegisError as error:
             said = failure(error)
@@ -109,6 +113,29 @@ class Exchange:
         if note:
             text, data = f"{text}\n\n{note}", {**(data or {}), "mail": note}
         return protocol.result(call, text, data, said.images, failed=said.failed)
+
+    async def _judge(self, verb: Verb) -> None:
+        """Have the gate say whether an instance may use one of Aegis's own verbs. Raises DENIED.
+
+        The services behind the verbs are judged and recorded by themselves, with what is done. So a call is on record here only when it
+        is denied, when a person is asked, and when no service records it; one that only looks leaves no record.
+        """
+        if self._caller.instance is None:
+            return
+        gate, principal = self._house.gate, self._caller.principal
+        decision = gate.decide(principal, "tool.call", verb.id, session=self._caller.session)
+        if decision.allow and not decision.obligations.held and (verb.audits or not verb.changes):
+            return
+        await gate.pass_through(principal, "tool.call", verb.id, session=self._caller.session)
+
+    async def _foreign(self, call: Call) -> Message:
+        """Call a tool of the registry. Raises AegisError."""
+        caller = ToolCaller(principal=self._caller.principal, instance=self._caller.instance, session=self._caller.session)
+        result = await self._house.tools.call(caller, call.name, call.arguments)
+        content = result.content
+        if note := await self._note(call):
+            content = [*content, {"type": "text", "text": note}]
+        return protocol.given(call, content, result.structured, failed=result.is_error)
 
     async def _note(self, call: Call) -> str:
         """Mail that came while the program works, where this is the only way to it; it is thereby taken into its turn."""

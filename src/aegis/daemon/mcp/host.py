@@ -1,8 +1,8 @@
 """Verbs for a person's own agent: instances, what runs in them, and what there is to start.
 
 What is missing is missing on purpose. No verb sets, deletes or shows the value of a secret: the agent's provider would read it, and its
-transcript keep it. No verb answers an approval: what an agent asks leave for is asked of a person, not of another agent. Both are one
-command away for the person (`aegis secret set`, `aegis approvals approve`).
+transcript keep it; that is one command away for the person (`aegis secret set`). An approval is answered on the person's word, once and for
+the exact call that was shown: no verb lets a yes count for more, and none of these verbs is there for an agent in a sandbox.
 """
 
 from __future__ import annotations
@@ -72,6 +72,21 @@ class Logs(Arguments, frozen=True):
 
 class Nothing(Arguments, frozen=True):
     """No arguments."""
+
+
+class OneRequest(Arguments, frozen=True):
+    """One request for leave."""
+
+    id: Annotated[str, About(description="The whole id, from approvals_list.")]
+
+
+class Decide(Arguments, frozen=True):
+    """The person's answer."""
+
+    id: Annotated[str, About(description="The whole id, from approvals_list.")]
+    approve: Annotated[bool, About(description="What your person said.")]
+    digest: Annotated[str, About(description="That of approvals_show: the call that your person saw.")]
+    reason: Annotated[str, About(description="Why; with a no the agent reads it.")] = ""
 
 
 async def _start(house: House, caller: Caller, wanted: Start) -> Said:
@@ -152,10 +167,26 @@ async def _approvals(house: House, caller: Caller, wanted: Nothing) -> Said:
             "tool": each.tool,
             "asked_at": each.asked_at,
         }
+        about |= {"risk": each.risk} if each.risk else {}
+        about |= {"deadline": each.deadline, "default": each.default} if each.deadline else {}
         found.append(about | {"title": one_line(each.title or each.tool, 300)})
-    lines = [f"{item['id'][-6:]}  {item['instance']}  {item['tool']}: {item['title']}" for item in found]
-    told = "\n".join([*lines, "Only a person answers these: `aegis approvals approve ID`, or `reject`. Tell yours."]) if lines else "none"
+    lines = [f"{item['id']}  {item['instance']}  {item['tool']}: {item['title']}" for item in found]
+    told = "\n".join([*lines, "Show yours each with approvals_show; answer only on a person's word."]) if lines else "none"
     return Said(told, {"approvals": found})
+
+
+async def _approval(house: House, caller: Caller, wanted: OneRequest) -> Said:
+    found = house.approvals.get(wanted.id)
+    instance = house.registry.find(found.instance)
+    shown = {key: value for key, value in msgspec.to_builtins(found).items() if value not in (None, "", [], {}, False)}
+    return _json(shown | {"instance": instance.handle if instance else found.instance})
+
+
+async def _decide(house: House, caller: Caller, wanted: Decide) -> Said:
+    if house.approvals.get(wanted.id).digest != wanted.digest:
+        raise AegisError(ErrorKind.CONFLICT, "that is the digest of another call", "show your person this one: approvals_show")
+    done = await house.approvals.decide(caller.principal, wanted.id, approve=wanted.approve, reason=wanted.reason)
+    return Said(f"{done.state}: {one_line(done.title or done.tool, 300)}", {"id": done.id, "state": done.state})
 
 
 def _brief(house: House, instance: Instance) -> dict[str, Any]:
@@ -208,4 +239,6 @@ VERBS: Final[tuple[Verb, ...]] = (
     Verb("kit_list", "The agents that instance_start can start here.", Nothing, _kits, "host", changes=False),
     Verb("secret_list", "Names of the stored secrets; no verb shows or changes a value.", Nothing, _secrets, "host", changes=False),
     Verb("approvals_list", "What agents ask leave for. Only a person answers.", Nothing, _approvals, "host", changes=False),
+    Verb("approvals_show", "One request with the exact call, its risk and its digest.", OneRequest, _approval, "host", changes=False),
+    Verb("approvals_decide", "Pass on your person's answer to one request, once, for exactly the call he saw.", Decide, _decide, "host"),
 )

@@ -53,3 +53,9 @@ class Verb(NamedTuple):
     run: Callable[[House, Caller, Any], Awaitable[Said]]
     family: str = "core"
     changes: bool = True  # whether it has an effect; a hint to the host
+    audits: bool = True  # what it does is on record by the service that does it; else the call itself is
+
+    @property
+    def id(self) -> str:
+        """What rules and the audit log call it: `aegis.handoff`."""
+        return f"aegis.{self.name.removeprefix('aegis_')}"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aegis.daemon.mcp.model import Arguments, Caller, Verb
+    from aegis.services.tools.registry import Offered
 
 #: How a program may say who it is. It is never believed, only compared.
 IDENTITIES: Final = ("from_handle", "fh")
@@ -44,8 +45,44 @@ class Shelf(NamedTuple):
 
 
 def for_instance(families: Iterable[str]) -> Shelf:
-    """What an instance of these families is offered."""
+    """What an instance of these families is offered of Aegis's own."""
     return _shelf(tuple(sorted(set(families))), person=False)
+
+
+def without(shelf: Shelf, denied: frozenset[str]) -> Shelf:
+    """The same shelf without the tools of these names."""
+    if not denied:
+        return shelf
+    tools = {name: tool for name, tool in shelf.tools.items() if name not in denied}
+    definitions = tuple(tool.definition for tool in tools.values())
+    return Shelf(Offer(shelf.offer.instructions, definitions, frozenset(tools)), tools)
+
+
+def beside(shelf: Shelf, others: Iterable[Offered]) -> Shelf:
+    """The shelf with the tools of the registry, whose names are others than its own."""
+    more = [each for each in others if each.called not in shelf.tools]
+    definitions = (*shelf.offer.tools, *(_foreign(each) for each in more))
+    return Shelf(Offer(shelf.offer.instructions, definitions, shelf.offer.names | {each.called for each in more}), shelf.tools)
+
+
+def _foreign(offered: Offered) -> dict[str, Any]:
+    given = offered.definition
+    about = given.description or f"The tool {given.name} of {offered.server}."
+    definition: dict[str, Any] = {"name": offered.called, "description": about, "inputSchema": given.schema}
+    if not given.changes:
+        definition["annotations"] = {"readOnlyHint": True}
+    return definition
+
+
+def family_of(ident: str) -> str:
+    """The family of a tool by its id: that of a verb, or the source that it is of."""
+    server, _, name = ident.partition(".")
+    return _verb_families().get(name, server) if server == "aegis" else server
+
+
+@cache
+def _verb_families() -> dict[str, str]:
+    return {verb.id.partition(".")[2]: verb.family for verb in (*core.VERBS, *children.VERBS)}
 
 
 def for_person() -> Shelf:

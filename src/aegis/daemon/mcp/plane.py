@@ -22,10 +22,11 @@ from aegis.core.principals import Principal, PrincipalKind
 from aegis.daemon.mcp import protocol
 from aegis.daemon.mcp.exchange import Calls, Exchange
 from aegis.daemon.mcp.model import Caller
-from aegis.daemon.mcp.offering import for_instance
+from aegis.daemon.mcp.offering import Shelf, beside, for_instance, without
 from aegis.services.agents.bearers import bearer_of, program_bearer_of, session_of
 from aegis.services.broker.connection import Connection, Gone, Refused, Request
-from aegis.services.gate import Decision
+from aegis.services.gate import Decision, Verdict
+from aegis.services.tools import ToolCaller
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,6 +66,10 @@ class Plane:
         self._held: dict[str, int] = {}
         self._wrong: dict[str, tuple[float, int]] = {}  # instance -> when a wrong bearer was last recorded, and how many came since
         self.calls = Calls()
+
+    async def ended(self, instance: Instance) -> None:
+        """The sandbox of an instance has gone: so do the tool servers that ran for it."""
+        await self.house.tools.ended(instance.id)
 
     async def serve(self, channel: Channel, life: Life) -> None:
         """Answer the requests of one connection until either side ends it, then close the channel. Raises only CancelledError."""
@@ -126,9 +131,36 @@ class Plane:
                 connection, 405, f"{request.method} is not for this address", "send messages with POST", ("allow", "POST, DELETE")
             )
             return
-        exchange = Exchange(self.house, self.calls, caller, for_instance(life.instance.launch.tools))
+        exchange = Exchange(self.house, self.calls, caller, await self._shelf(caller, life.instance, request.body))
         exchange.hear(request.body, request.headers, scope)
         await respond(connection, exchange, streams="text/event-stream" in request.headers.get("accept", ""))
+
+    async def _shelf(self, caller: Caller, instance: Instance, body: bytes) -> Shelf:
+        """What the caller has: Aegis's own, and, for a message that is about tools, what the registry has for it.
+
+        What cannot be called is not listed; a call of it says why.
+        """
+        shelf = for_instance(instance.launch.tools)
+        lists = b"tools/list" in body
+        if lists:
+            decide = self._gate.decide
+            denied = (
+                name
+                for name, tool in shelf.tools.items()
+                if decide(caller.principal, "tool.call", tool.verb.id).verdict is Verdict.DENY
+                or decide(caller.principal, "tool.list", tool.verb.id).verdict is Verdict.DENY
+            )
+            shelf = without(shelf, frozenset(denied))
+        tools = self.house.tools
+        if b"tools/" not in body or not tools.has(instance):
+            return shelf
+        who = ToolCaller(principal=caller.principal, instance=instance, session=caller.session)
+        try:
+            offered = (await tools.offered(who)).tools if lists else list((await tools.last(who)).values())
+        except AegisError as error:  # a declaration that cannot be read: its own tools it has all the same
+            _log.warning("the tools of %s cannot be listed: %s", instance.handle, error.message)
+            return shelf
+        return beside(shelf, offered)
 
     async def _caller(self, connection: Connection, request: Request, instance: Instance) -> Caller | None:
         """Who the request proves to be of; None when it was refused."""

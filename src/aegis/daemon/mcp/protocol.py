@@ -308,6 +308,16 @@ def result(call: Call, text: str, data: Message | None, images: list[Image], *, 
     return answer(call.ident, said)
 
 
+def given(call: Call, content: list[Message], data: Message | None, *, failed: bool) -> Message:
+    """The answer to a call whose content is in the protocol's form already."""
+    said: Message = {"content": content, "isError": failed}
+    if data is not None:
+        said["structuredContent"] = data
+    if call.modern:
+        said["resultType"] = "complete"
+    return answer(call.ident, said)
+
+
 def progress(call: Call, done: float, text: str) -> Message:
     """News of a call that goes on; `done` only ever grows. Only for one with a token."""
     return {

@@ -230,6 +230,12 @@ class BwrapSandbox:
                     self._frozen = "signals"
             return self._frozen
 
+    def protects(self) -> frozenset[str]:
+        try:
+            return view.protects(self.spec, Path(f"/proc/{self._guest_pid}/mountinfo").read_text()) if self._guest_pid else frozenset()
+        except OSError:  # it has gone
+            return frozenset()
+
     async def resume(self) -> None:
         async with self._lock:
             self._thaw()

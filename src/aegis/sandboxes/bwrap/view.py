@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aegis.sandboxes import bundle
-from aegis.sandboxes.bwrap import places
+from aegis.sandboxes.bwrap import places, roots
 from aegis.sandboxes.bwrap.stage import Source
 
 if TYPE_CHECKING:
@@ -77,7 +77,10 @@ def arguments(spec: SandboxSpec, listed: Sequence[Shown], paths: Sequence[str], 
     for name in _ETC:
         args += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for name, fd in files.items():
-        args += ["--perms", "0444", "--file", str(fd), name]
+        if name not in roots.PLACES:
+            args += ["--perms", "0444", "--file", str(fd), name]
+    for name in roots.PLACES & files.keys():
+        args += ["--perms", "0444", "--ro-bind-data", str(files[name]), name]
     args += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
     for size, perms, name in ((_TMP_BYTES, "1777", "/tmp"), (_RUN_BYTES, "0755", "/run"), (_SHM_BYTES, "1777", "/dev/shm")):  # noqa: S108
         args += ["--perms", perms, "--size", str(size), "--tmpfs", name]
@@ -95,7 +98,12 @@ def arguments(spec: SandboxSpec, listed: Sequence[Shown], paths: Sequence[str], 
 
 def files(spec: SandboxSpec) -> dict[str, str]:
     """The generated files: path inside -> text."""
-    return {**_FILES, "/etc/hostname": f"{spec.handle}\n", "/etc/hosts": f"127.0.0.1 localhost {spec.handle}\n::1 localhost\n"}
+    return {
+        **_FILES,
+        **roots.files(spec.roots),
+        "/etc/hostname": f"{spec.handle}\n",
+        "/etc/hosts": f"127.0.0.1 localhost {spec.handle}\n::1 localhost\n",
+    }
 
 
 def _system() -> list[str]:
@@ -128,6 +136,21 @@ def unprotected(spec: SandboxSpec, mountinfo: str) -> str | None:
         if there is None or there[:2] != (device, f"{root.rstrip('/')}/{name}") or (not writable and "ro" not in there[2].split(",")):
             return name
     return None
+
+
+def protects(spec: SandboxSpec, mountinfo: str) -> frozenset[str]:
+    """Paths of the workspace that `mountinfo` of a process inside shows as read-only mounts.
+
+    One that the host replaces by renaming, as git and editors do with files, is no mount any more, and an agent can write to it.
+    """
+    if spec.workspace is None or not spec.workspace.writable:
+        return frozenset()
+    found = set()
+    for line in mountinfo.splitlines():
+        _, _, _, _, point, options, *_ = line.split(" ")
+        if _plain(point).startswith(f"{places.WORKSPACE}/") and "ro" in options.split(","):
+            found.add(_plain(point).removeprefix(f"{places.WORKSPACE}/"))
+    return frozenset(found)
 
 
 def _plain(escaped: str) -> str:

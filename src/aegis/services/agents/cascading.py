@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.faults import point
@@ -52,7 +52,7 @@ class Cascade:
         """Stop all of a family and keep it stopped."""
         world = self._world
         family = self.family(instance)
-        also = {"descendants": [i.handle for i in family[1:]]} if len(family) > 1 else {}
+        also: dict[str, Any] = {"descendants": [i.handle for i in family[1:]]} if len(family) > 1 else {}
         decision = await world.gate.check(principal, "instance.disable", instance.handle, **also)
 
         def disable(tx: Tx) -> None:
@@ -86,7 +86,7 @@ class Cascade:
         world = self._world
         family = [i for i in self.family(instance) if i is instance or not self._of(i).doomed]
         lives = [self._of(i) for i in family]
-        also = {"descendants": [i.handle for i in family[1:]]} if len(family) > 1 else {}
+        also: dict[str, Any] = {"descendants": [i.handle for i in family[1:]]} if len(family) > 1 else {}
         decision = await world.gate.check(principal, "instance.delete", instance.handle, **also)
         refuse_doomed(lives[0])
         for live in lives:

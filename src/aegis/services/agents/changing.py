@@ -27,7 +27,7 @@ async def configure(
     _offered(driver, "mode", mode, driver.capabilities.modes, needed=False)
     terms.check_mode(instance.launch, driver, mode)
     _offered(driver, "effort", effort, driver.capabilities.efforts, needed=True)
-    changes = {name: value for name, value in (("model", model), ("mode", mode), ("effort", effort)) if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in (("model", model), ("mode", mode), ("effort", effort)) if value is not None}
     if not changes:
         raise AegisError(ErrorKind.USAGE, "nothing is to be changed", "give a model, a mode or an effort")
     decision = await world.gate.check(principal, "session.configure", instance.handle, session=worker.key, **changes)

@@ -37,6 +37,7 @@ from aegis.drivers import Accepted, Acknowledged, Asked, Began, Busy, Died, Fini
 from aegis.services.agents import memory, sessions
 from aegis.services.agents.asking import Asking
 from aegis.services.agents.hearing import Hearing
+from aegis.services.agents.holding import Holding
 from aegis.services.agents.pace import REQUEST, TURN, Pace, cost_of
 from aegis.services.agents.records import put
 
@@ -126,6 +127,7 @@ class Pump:
         self._life = life
         self._world = life.world
         self._last = ""  # the turn that was last
+        self._holding = Holding(life.world.store)
         self._later: dict[str, Callable[[Tx], object]] = {}  # what is put on record behind the next event
         self._context = SessionContext(0)  # as it was told last
         self._pace = Pace(life.world.clock)
@@ -145,6 +147,7 @@ class Pump:
 
     def begin(self, turn: Running) -> None:
         """From here on what the program says belongs to `turn`, which is sent next."""
+        self._holding.release()
         if self._ended is not None:
             turn.end.set_result(self._ended)
             return
@@ -298,6 +301,7 @@ class Pump:
             case Record(n, message, facts):
                 if turn is None:
                     return
+                self._release(place)
 
                 def record(tx: Any) -> None:
                     memory.append(tx, **place, ts=self._world.clock.now(), message=message)
@@ -325,8 +329,10 @@ class Pump:
                 elif turn is None:
                     _logger.debug("%s outside of a turn of %s", fact.type, self._life.instance.handle)
                 elif fact.ephemeral:
-                    store.emit(fact, **place)
+                    if (piece := self._holding.pass_on(fact)) is not None:
+                        store.emit(piece, **place)
                 else:
+                    self._release(place)
                     await self._pace.spend(cost_of(len(msgspec.json.encode(fact))))
                     shown = _shown(turn, [said])
 
@@ -339,6 +345,11 @@ class Pump:
                     self._noticed(turn, shown, [said])
                     if isinstance(fact, ToolResult):
                         await self._count(turn)
+
+    def _release(self, place: dict[str, Any]) -> None:
+        """Something whole follows the pieces of it."""
+        for piece in self._holding.release():
+            self._world.store.emit(piece, **place)
 
     def _noticed(self, turn: Running, shown: list[str], facts: Sequence[Fact]) -> None:
         """Messages that came with the results of tools: the next word of the model shows that it has read them."""

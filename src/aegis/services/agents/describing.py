@@ -8,7 +8,7 @@ from aegis.services.agents import sessions
 
 if TYPE_CHECKING:
     from aegis.services.agents.activity import Activity
-    from aegis.services.agents.model import Instance
+    from aegis.services.agents.model import Instance, Launch
     from aegis.services.agents.service import Live
     from aegis.services.agents.world import World
 
@@ -67,7 +67,7 @@ def describe(world: World, instance: Instance, live: Live | None, now: Activity)
         "modes": list(able.modes) if able else [],
         "efforts": list(able.efforts) if able else [],
         "auth": launch.auth,
-        "warnings": [*world.logins.warnings(launch), *([problem] if problem else [])],
+        "warnings": [*world.logins.warnings(launch), *_unanswered(launch), *([problem] if problem else [])],
         "state": instance.state,
         "reason": instance.reason,
         "activity": now.word,
@@ -97,6 +97,7 @@ def describe(world: World, instance: Instance, live: Live | None, now: Activity)
         "stopped_at": instance.stopped_at,
         "sessions": [session(key) for key in sorted({*turns, *queued, *workers, *rows})],
         "usage": used,
+        "budgets": world.budgets.brief(instance.id, acts="turns" if launch.auth == "login" else "call"),
     }
 
 
@@ -127,6 +128,13 @@ async def usage(world: World, instance: Instance, session: str | None, turn: str
         return found
 
     return await world.store.query(look)
+
+
+def _unanswered(launch: Launch) -> list[str]:
+    """A warning of an agent whose requests count as approved when nobody answers."""
+    if launch.approvals_default != "approve":
+        return []
+    return ["`approvals_default: approve`: what nobody answers in time it may do, though nobody looked at it"]
 
 
 def _used(turns: Any, calls: Any) -> dict[str, Any]:

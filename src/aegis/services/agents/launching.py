@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
+from aegis.core.egress import EgressRule
 from aegis.core.errors import AegisError, ErrorKind, unknown_name
 from aegis.drivers import McpServer
 from aegis.models.names import ModelName, ProviderSpec
 from aegis.sandboxes import Limits
 from aegis.services.agents import terms
 from aegis.services.agents.model import Launch, MountRule
+from aegis.services.budgets.reading import allowance
+from aegis.services.config.model import Allowance
 from aegis.services.config.reach import check_rules, check_server
+from aegis.services.egress.rules import secrets_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     from aegis.services.config import AgentDefinition, ProjectConfig
 
 #: What a request can say only of an agent, not of a plain program.
-_OF_AGENTS: Final = ("provider", "model", "effort", "mode", "approvals", "auth", "mcp", "record", "replay", "system")
+_OF_AGENTS: Final = ("provider", "model", "effort", "mode", "approvals", "auth", "mcp", "record", "replay", "system", "budget")
 _ENV: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -55,7 +59,7 @@ class StartRequest(msgspec.Struct, forbid_unknown_fields=True):
     mode: str | None = None
     approvals: str | None = None
     auth: str | None = None
-    egress: list[str] = []
+    egress: list[str | EgressRule] = []
     mcp: list[McpServer] = []
     record: str | None = None
     replay: str | None = None
@@ -70,6 +74,7 @@ class StartRequest(msgspec.Struct, forbid_unknown_fields=True):
     vcpus: float | None = None
     pids: int | None = None
     system: str | None = None
+    budget: list[str] = []
     ephemeral: bool = False
 
 
@@ -119,6 +124,8 @@ class Launching:
         self._drivers = drivers
         self._logins = logins
         self._check_recording = check_recording
+        #: Raises AegisError when there is no security context of a name for a project; set by the wiring.
+        self.require_context: Callable[[str, str], None] = lambda _name, _project: None
 
     async def resolve(self, request: StartRequest) -> Launch:
         """The launch that a request means. Raises AegisError (USAGE, NOT_FOUND, DENIED, UNAVAILABLE) naming what is wrong."""
@@ -132,6 +139,8 @@ class Launching:
             terms.check_program(launch, self._driver(launch.driver))
             terms.check_login(launch, self._logins)
         terms.check_rights(launch)
+        for name in launch.security:
+            self.require_context(name, launch.project or "")
         if launch.replay is not None:
             self._check_recording(launch.replay)
         if launch.driver is not None:
@@ -155,8 +164,10 @@ class Launching:
         if request.command:
             _refuse_of_agents(request)
         stored = await self._stored()
-        secrets, exposed = _secrets(stored, [*definition.secrets, *(f"{n}:env" for n in definition.exposed), *request.secrets])
         program = bool(request.command)
+        egress = _egress([*([] if program else definition.egress), *request.egress])
+        named = [*definition.secrets, *(f"{n}:env" for n in definition.exposed), *request.secrets, *secrets_of(egress)]
+        secrets, exposed = _secrets(stored, named)
         workspace = self._workspace(request.workspace or (None if program else definition.workspace))
         mounts = [self._mount(m) for m in request.mounts] + [
             MountRule(m.source, m.target or m.source, m.writable) for m in definition.mounts
@@ -168,7 +179,7 @@ class Launching:
             command=request.command,
             system=request.system or definition.system,
             permission=terms.permission("read" if request.read_only else request.permission or definition.permission),
-            egress=_egress([*([] if program else definition.egress), *request.egress]),
+            egress=egress,
             sandbox=await self._sandbox(request.sandbox or definition.sandbox or (like.sandbox if like is not None else None)),
             workspace=workspace,
             mounts=mounts,
@@ -177,9 +188,12 @@ class Launching:
             env=_environment({**definition.env, **request.env}),
             limits=_limits(request, definition.limits),
             turn=definition.turn,
+            approvals_deadline=definition.approvals_deadline,
+            approvals_default=definition.approvals_default,
             pause_after=definition.pause_after,
             stop_after=definition.stop_after,
             on_interrupt=definition.on_interrupt,
+            guard=definition.guard,
             spawn=definition.spawn,
             project=str(project) if project else None,
             ephemeral=request.ephemeral,
@@ -222,6 +236,9 @@ class Launching:
             auth=auth,
             mcp=list({server.name: check_server(server) for server in [*definition.mcp, *request.mcp]}.values()),
             tools=tuple(definition.tools),
+            tool_servers=tuple(definition.tool_servers),
+            security=(definition.security,) if definition.security else (),
+            budget=_budget(request.budget, definition.budget),
             record=files["record"],
             replay=files["replay"],
         )
@@ -303,7 +320,7 @@ def _refuse_of_agents(request: StartRequest) -> None:
             )
 
 
-def _egress(rules: list[str]) -> list[str]:
+def _egress(rules: list[str | EgressRule]) -> list[str | EgressRule]:
     """The rules without doubles, each of which can be read."""
     check_rules(rules)
     return list(dict.fromkeys(rules))
@@ -331,6 +348,24 @@ def declared(config: ProjectConfig) -> dict[str, ProviderSpec]:
         name: ProviderSpec(name=name, base_url=p.base_url, dialect=p.dialect, secret=p.secret, free=p.secret is None)
         for name, p in config.providers.items()
     }
+
+
+def _budget(wanted: list[str], declared: Allowance) -> Allowance:
+    """What a request asks for, no more than what is declared where that is for the whole life too."""
+    asked = allowance(wanted)
+    if not wanted:
+        return declared
+    if asked.window is not None:
+        if declared.bounds:
+            raise AegisError(
+                ErrorKind.USAGE,
+                "the agent has a budget for its whole life already",
+                "leave out the window here; `aegis budget set --instance` changes it once it runs",
+            )
+        return asked
+    fields = ("usd", "tokens", "output_tokens")
+    both = {name: [value for value in (getattr(asked, name), getattr(declared, name)) if value is not None] for name in fields}
+    return Allowance(**{name: min(values, default=None) for name, values in both.items()})
 
 
 def _limits(request: StartRequest, declared: Limits) -> Limits:

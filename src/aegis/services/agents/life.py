@@ -26,6 +26,7 @@ from aegis.sandboxes import Mount, SandboxSpec, Stats
 from aegis.services.agents.bearers import program_bearer_of
 from aegis.services.agents.logs import Log
 from aegis.services.agents.model import State
+from aegis.services.egress import Entrusted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -65,7 +66,7 @@ class Life:
         self.world = world
         self.instance = instance
         self.sandbox: Sandbox | None = None
-        self.log = Log(state_dir(world.home, instance) / "log.ndjson", world.clock)
+        self.log = Log(state_dir(world.home, instance) / "log.ndjson", world.clock, lambda text: world.store.cleaner.clean(text))
         #: Called when the sandbox has gone, for whatever reason, before the state says so.
         self.on_gone: Callable[[], None] = lambda: None
         #: Called when what the instance is about may have changed.
@@ -178,6 +179,10 @@ class Life:
         self._answered(True)
         return used
 
+    def protects(self) -> frozenset[str]:
+        """Paths of the workspace that no program inside can change; none without a sandbox."""
+        return self.sandbox.protects() if self.sandbox is not None else frozenset()
+
     def _answered(self, answered: bool) -> None:
         if self.silent == answered:
             self.silent = not answered
@@ -229,6 +234,7 @@ class Life:
         await self._move(State.STARTING)
         sandbox: Sandbox | None = None
         try:
+            await self.world.guard.opening(self.instance)
             sandbox = self.world.kinds[self.instance.launch.sandbox].create(await self._spec())
             link = await sandbox.start()
             if self.instance.launch.auth == "login":
@@ -237,6 +243,7 @@ class Life:
         except BaseException as error:
             if sandbox is not None:
                 await sandbox.stop(0.0)
+            await self.world.guard.closing(self.instance)
             if isinstance(error, asyncio.CancelledError):  # `stop` cut it, waits for the lock, and says so in the state
                 raise
             self._deaths.append(now)
@@ -268,9 +275,10 @@ class Life:
         instance, launch = self.instance, self.instance.launch
         installed = await self.world.driver(launch.driver).locate() if launch.driver is not None else None
         outside = {"AEGIS_EGRESS": "1", **await self.world.egress.environment(launch)} if self._reaches_out else {}
+        entrusted = self.world.egress.entrust(instance) if self._reaches_out else Entrusted()
         exposed = {}
         for name in launch.exposed:
-            value = await self.world.reveal(name)
+            value = await self.world.reveal(name, instance.id)
             if value is None:
                 raise AegisError(
                     ErrorKind.NOT_FOUND, f"the secret `{name}` of `{instance.handle}` is not stored any more", f"`aegis secret set {name}`"
@@ -295,12 +303,14 @@ class Life:
             ),
             env={
                 **outside,
+                **entrusted.environment,
                 **launch.env,
                 **exposed,
                 "AEGIS_HANDLE": instance.handle,
                 "AEGIS_MCP_TOKEN": program_bearer_of(instance.token, DEFAULT_SESSION),
             },
             limits=launch.limits,
+            roots=entrusted.roots,
         )
 
     @property
@@ -372,6 +382,7 @@ class Life:
         """Freeze what runs; the lock is held."""
         if self.instance.state is State.RUNNING and self.sandbox is not None:
             await self.sandbox.pause()
+            await self.world.guard.look(self.instance, kept=self.protects())
             await self._move(State.PAUSED, keep_trying=True)
 
     async def _end(self, state: State, reason: str, grace: float) -> None:
@@ -382,13 +393,16 @@ class Life:
             self._watcher.cancel()
         self._watcher = None
         self.on_gone()
+        await self.world.plane.ended(self.instance)
         if sandbox is None and self.instance.state in _DOWN:
             return
         if sandbox is not None:
+            kept = sandbox.protects()
             try:
                 await sandbox.stop(grace)
             except (AegisError, OSError) as error:
                 state, reason = State.FAILED, f"{reason}, but {one_line(str(error))}"
+            await self.world.guard.closing(self.instance, kept=kept)
         shutil.rmtree(state_dir(self.world.home, self.instance) / "tmp", ignore_errors=True)
         self.log.write(f"{state}: {reason}")
         await self._move(state, reason, keep_trying=True)

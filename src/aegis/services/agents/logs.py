@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from aegis.core.clock import Clock
@@ -25,9 +25,10 @@ ROTATE: Final = 8 * 1024 * 1024
 class Log:
     """The log of one instance."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, clean: Callable[[bytes], bytes] = bytes) -> None:
         self._path = path
         self._clock = clock
+        self._clean = clean  # takes out what may not be kept
         self._followers: set[asyncio.Queue[dict[str, Any]]] = set()
 
     def write(self, text: str, *, stream: str = "system", source: str = "aegis", ts: float | None = None) -> None:
@@ -38,10 +39,13 @@ class Log:
         """Append several lines at once."""
         if not records:
             return
+        told = msgspec.json.Encoder().encode_lines(records)
+        if (clean := self._clean(told)) != told:
+            told, records = clean, [msgspec.json.decode(line) for line in clean.splitlines()]
         with contextlib.suppress(OSError):
             self._rotate()
             with open(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
-                file.write(msgspec.json.Encoder().encode_lines(records))
+                file.write(told)
         for queue in self._followers:
             for record in records:
                 with contextlib.suppress(asyncio.QueueFull):

@@ -23,8 +23,21 @@ def append(tx: Tx, *, instance: str, session: str, turn: str, ts: float, message
     tx.execute(
         "INSERT INTO memory (instance, session, n, turn, ts, message) "
         "VALUES (?, ?, (SELECT coalesce(max(n), 0) + 1 FROM memory WHERE instance = ? AND session = ?), ?, ?, ?)",
-        (instance, session, instance, session, turn, ts, msgspec.json.encode(message).decode()),
+        (instance, session, instance, session, turn, ts, _kept(tx, message).decode()),
     )
+
+
+def _kept(tx: Tx, message: dict[str, Any]) -> bytes:
+    """A message as it is stored: nothing secret is in it. A thought that was changed loses its signature, which is for the whole of it."""
+    data = msgspec.json.encode(message)
+    clean = tx.clean(data)
+    if clean != data and isinstance(content := message.get("content"), list):
+        told: dict[str, Any] = msgspec.json.decode(clean)
+        for before, after in zip(content, told["content"], strict=True):
+            if before != after and isinstance(after, dict):
+                after.pop("signature", None)
+        clean = msgspec.json.encode(told)
+    return clean
 
 
 def copy(tx: Tx, instance: str, session: str, to: str) -> None:

@@ -6,10 +6,11 @@ from enum import StrEnum
 
 import msgspec
 
+from aegis.core.egress import EgressRule
 from aegis.drivers import AgentLimits, McpServer, Permission
 from aegis.models.names import ProviderSpec
 from aegis.sandboxes import Limits
-from aegis.services.config.model import SpawnRights
+from aegis.services.config.model import Allowance, SpawnRights
 
 
 class State(StrEnum):
@@ -43,12 +44,16 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     system: str | None = None
     permission: Permission = "write"
     approvals: str = "auto"  # who answers what the program asks leave for: "auto", the rules of the permission; "ask", a person
+    approvals_deadline: float = 7 * 86400.0  # how long a person may take to answer, in seconds
+    approvals_default: str = "reject"  # or "approve": what counts after that
     effort: str | None = None  # how hard the model is to think, in the program's own words
     mode: str | None = None  # the program's own mode to start in
     auth: str = "broker"  # or "login": the program uses a copy of its own login and speaks to its provider itself
-    egress: list[str] = []  # rules `host:port`, or the word "packages"; they count with permission `full` alone
+    egress: list[str | EgressRule] = []  # rules `host:port`, on requests, or the word "packages"; they count with permission `full` alone
     mcp: list[McpServer] = []
     tools: tuple[str, ...] = ("core",)  # which families of Aegis's own verbs it has over MCP
+    tool_servers: tuple[str, ...] = ()  # MCP servers that the daemon uses for it, by name
+    security: tuple[str, ...] = ()  # security contexts that bind it, all of them at once
     record: str | None = None  # a file that model calls are recorded to
     replay: str | None = None  # a file that model calls are answered from
     sandbox: str
@@ -65,6 +70,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     project: str | None = None
     spawn: SpawnRights = SpawnRights()
     origin: str | None = None  # the conversation of the parent that spawned it
+    guard: str = "hold"  # what becomes of files it leaves for others to act on: "hold", "tell" or "off"
+    budget: Allowance = Allowance()  # what it may use, with all that it spawns
     ephemeral: bool = False  # deleted when the program that it was made for ends, or at the next start of the daemon
 
     def supply(self, model: str | None) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from aegis.core.egress import EgressRule
 from aegis.drivers import AgentLimits
 from aegis.sandboxes import Limits
 from aegis.services.agents.model import Launch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _PERMISSIONS: Final = ("read", "write", "full")
 _APPROVALS: Final = ("auto", "ask")
+_GUARD: Final = ("hold", "tell", "off")
 #: Directories that the host acts upon. They are kept from an agent at the top of its workspace, so none may begin below or in one.
 _KEPT: Final = frozenset({".git", ".aegis"})
 #: Limits of the whole tree of processes, by the names that people use.
@@ -102,10 +104,11 @@ def narrow(parent: Launch, wanted: Launch, *, strength: Mapping[str, int], free:
         wanted,
         permission=permission,
         approvals=approvals,
+        approvals_default=wanted.approvals_default if parent.approvals_default == "approve" else "reject",
         mode=wanted.mode if approvals == wanted.approvals else None,
         sandbox=sandbox,
         workspace=workspace,
-        egress=_egress(parent, wanted, permission, cuts),
+        egress=_egress(parent, wanted, permission, secrets, cuts),
         mounts=_mounts(parent, wanted, permission, cuts),
         secrets=secrets,
         exposed=exposed,
@@ -113,10 +116,13 @@ def narrow(parent: Launch, wanted: Launch, *, strength: Mapping[str, int], free:
         auth="broker",
         mcp=mcp,
         tools=tuple(family for family in wanted.tools if family in parent.tools),
+        tool_servers=tuple(server for server in wanted.tool_servers if server in parent.tool_servers),
+        security=tuple(dict.fromkeys((*parent.security, *wanted.security))),
         record=parent.record if wanted.driver is not None else None,
         replay=parent.replay if wanted.driver is not None else None,
         limits=_limits(parent.limits, wanted.limits, free or parent.limits, cuts),
         turn=AgentLimits(*(min(getattr(wanted.turn, f), getattr(parent.turn, f)) for f in AgentLimits.__struct_fields__)),
+        guard=min(wanted.guard, parent.guard, key=_GUARD.index),
         project=parent.project,
         spawn=SpawnRights(
             max(0, min(wanted.spawn.depth, parent.spawn.depth - 1)),
@@ -161,12 +167,26 @@ def _among(what: str, wanted: list[str], has: list[str], cuts: dict[str, str]) -
     return kept
 
 
-def _egress(parent: Launch, wanted: Launch, permission: str, cuts: dict[str, str]) -> list[str]:
+def _egress(parent: Launch, wanted: Launch, permission: str, secrets: list[str], cuts: dict[str, str]) -> list[str | EgressRule]:
     """The rules that allow nothing which the parent's do not; they count with permission `full` alone, on both sides."""
-    has = Rules(parent.egress if parent.permission == "full" else [])
-    kept = [rule for rule in wanted.egress if permission == "full" and has.cover(rule)]
-    if len(kept) < len(wanted.egress):
-        cuts["egress"] = f"the parent may reach {', '.join(parent.egress) if parent.permission == 'full' and parent.egress else 'nothing'}"
+    theirs = parent.egress if parent.permission == "full" else []
+    has = Rules(theirs)
+    kept: list[str | EgressRule] = []
+    short = False
+    for rule in wanted.egress if permission == "full" else []:
+        # A host whose requests are looked at for the parent is asked for by its name alone; the child gets the same.
+        same = [mine for mine in theirs if isinstance(mine, EgressRule) and mine.host == rule]
+        short |= not same and not has.cover(rule)
+        kept += same or ([rule] if has.cover(rule) else [])
+    # A secret that the child does not have is not sent for it.
+    kept = [
+        msgspec.structs.replace(rule, secret=None, header=None)
+        if isinstance(rule, EgressRule) and rule.secret is not None and rule.secret not in secrets
+        else rule
+        for rule in kept
+    ]
+    if short or len(kept) < len(wanted.egress):
+        cuts["egress"] = f"the parent may reach {', '.join(map(str, theirs)) or 'nothing'}"
     return kept
 
 

@@ -18,6 +18,7 @@ from aegis.core.faults import point
 from aegis.core.text import one_line
 from aegis.drivers import ConversationSpec
 from aegis.services.agents import memory, sessions
+from aegis.services.agents.asking import asked_before
 from aegis.services.agents.bearers import key_of, program_bearer_of, server_of
 from aegis.services.agents.life import state_dir
 
@@ -124,7 +125,7 @@ class Opening:
             dialect=dialect,
             system=launch.system,
             permission=launch.permission,
-            approvals=launch.approvals,
+            approvals=asked_before(self._world.gate, launch),
             limits=launch.turn,
             env=self._env(plane),
             endpoint=f"{link.endpoint}/s/{key_of(self._key)}" if brokered else "",

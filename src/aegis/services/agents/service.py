@@ -31,12 +31,12 @@ from aegis.services.agents.turns import Session
 from aegis.services.mail import Joined
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
     from aegis.core.envelopes import Envelope
     from aegis.core.principals import Principal
     from aegis.sandboxes import Stats
-    from aegis.sandboxes.link import Program
+    from aegis.sandboxes.link import Link, Program
     from aegis.services.agents.logs import Log
     from aegis.services.agents.model import Instance, Launch
     from aegis.services.agents.world import World
@@ -102,8 +102,13 @@ class Live:
             silent=any(s.pump is not None and s.pump.hearing.silent for s in self.sessions.values()),
             note=self.note,
             open_approvals=self.life.world.approvals.open(self.instance.id),
-            held=self.life.world.limits.held(self.provider),
+            held=self._held(),
         )
+
+    def _held(self) -> float | None:
+        """Until when its provider or a budget keeps it waiting."""
+        provider, budget = self.life.world.limits.held(self.provider), self.life.world.budgets.waiting(self.instance.id)
+        return max(provider, budget) if provider is not None and budget is not None else provider or budget
 
     async def _make_room(self, asker: Session) -> None:
         """End programs that are idle, the one that was used least lately first, until one more may run."""
@@ -154,6 +159,8 @@ class Agents:
         for kind in world.kinds.values():
             await kind.sweep(world.home)
         work = await recover(world)
+        await world.budgets.open()  # after the turns, whose ends are what the last bytes of a full disk are kept for
+        self._spawn(world.guard.recover(world.registry.find))
         for instance in world.registry.all():  # made for one program, or not made to an end, or not deleted to an end
             if instance.launch.ephemeral and world.registry.find(instance.id) is instance:
                 await self._quietly(self.delete(SYSTEM, instance))
@@ -218,6 +225,11 @@ class Agents:
         """The turn that runs in a session of an instance, by its id."""
         live = self._live.get(ident)
         return live.turn_of(session) if live is not None else None
+
+    def busy_sessions(self, ident: str) -> list[str]:
+        """The sessions of an instance in which a turn runs."""
+        live = self._live.get(ident)
+        return [key for key, session in live.sessions.items() if session.turn] if live is not None else []
 
     def continued(self, turn: str) -> tuple[float, float] | None:
         """From when to when a turn was cut short that this one goes on with, in wall seconds; None when it goes on with none."""
@@ -362,6 +374,17 @@ class Agents:
         finally:
             if instance.launch.ephemeral:
                 self.discard(instance)
+            else:
+                self._spawn(self.look_after(instance))
+
+    async def look_after(self, instance: Instance) -> None:
+        """See what its programs left in its workspace for others to act on, now."""
+        if self._world.registry.find(instance.id) is instance:
+            await self._world.guard.look(instance, kept=self._of(instance).life.protects())
+
+    def holding(self, instance: Instance) -> contextlib.AbstractAsyncContextManager[Link]:
+        """The tether of an instance, woken if need be, and kept awake until the block ends: for what acts inside in its name."""
+        return self._of(instance).life.holding()
 
     def _spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """Run something to its end, whoever was waiting for it having gone."""
@@ -501,12 +524,21 @@ class Agents:
             session.kick()
             await session.rest(_NEXT)
 
+    def budgets_freed(self, idents: Iterable[str]) -> None:
+        """Budgets that these instances waited for have something left again."""
+        for ident in idents:
+            self.look(ident)
+            instance = self._world.registry.find(ident)
+            live = self._live_of(instance) if instance is not None and instance.enabled and not self._closing else None
+            if live is not None:
+                self._kick_waiting(live)
+
     def _live_of(self, instance: Instance) -> Live | None:
         """The live side of an instance that was not deleted meanwhile."""
         return self._of(instance) if self._world.registry.find(instance.id) is instance else None
 
     async def _enable(self, principal: Principal, action: str, instance: Instance, launch: Launch | None = None) -> None:
-        changes = {"secrets": launch.secrets, "exposed": launch.exposed} if launch else {}
+        changes: dict[str, Any] = {"secrets": launch.secrets, "exposed": launch.exposed} if launch else {}
         decision = await self._world.gate.check(principal, action, instance.handle, **changes)
         refuse_doomed(self._of(instance))
 

@@ -204,7 +204,7 @@ class Spawning:
             auth=None if wish.command else "broker",
             sandbox=wish.sandbox,
             permission=wish.permission,
-            egress=wish.egress,
+            egress=[*wish.egress],
             mounts=[MountRequest(mount.source, mount.target, mount.writable) for mount in mounts],
             secrets=wish.secrets,
             workspace=inside.directory(launch, wish.cwd) if wish.cwd else launch.workspace,
@@ -214,7 +214,7 @@ class Spawning:
             pids=wish.pids,
         )
         drafted = await self._launching.draft(request, like=launch)
-        changes: dict[str, Any] = {"tools": launch.tools} if alike else {}
+        changes: dict[str, Any] = {"tools": launch.tools, "tool_servers": launch.tool_servers} if alike else {}
         if alike and launch.system is not None:
             changes["system"] = launch.system
         if wish.persona:
@@ -335,7 +335,7 @@ def _told(launch: Launch) -> dict[str, Any]:
         "permission": launch.permission,
         "approvals": launch.approvals,
         "workspace": launch.workspace,
-        "egress": launch.egress,
+        "egress": [str(rule) for rule in launch.egress],
         "mounts": [f"{m.source}:{m.target}{':rw' if m.writable else ''}" for m in launch.mounts],
         "secrets": launch.secrets,
         "exposed": launch.exposed,

@@ -249,8 +249,9 @@ class Session:
         return driver is not None and driver.capabilities.forgets_failed
 
     def held(self) -> float | None:
-        """Until when the provider gives nothing more."""
-        return self._world.limits.held(self.provider)
+        """Until when the provider gives nothing more, or a budget that frees by itself is used up."""
+        provider, budget = self._world.limits.held(self.provider), self._world.budgets.held(self._instance.id, self.key)
+        return max(provider, budget) if provider is not None and budget is not None else provider or budget
 
     # What the conversation tells; see `conversing.Host`.
 
@@ -303,7 +304,10 @@ class Session:
             await self._pump.own.closed.wait()
         cut = records.cut_turn(self._world.store, self._instance.id, self.key)
         envelopes = self._world.mail.of_turn(cut.id) if cut else portion(self._world.mail, self._instance.id, self.key)
-        if not envelopes or not self._instance.enabled or self.held():
+        if not envelopes or not self._instance.enabled:
+            return False
+        if self.held():
+            self.life.on_change()
             return False
         await self._run(envelopes, cut)
         return True
@@ -337,6 +341,11 @@ class Session:
         end: Finished | Died
         try:
             point("turn.start.after")
+            try:
+                self._world.budgets.check(self._instance.id, self.key)
+            except AegisError as error:
+                self._world.budgets.note(turn.id, error)
+                return Finished(Outcome.LIMITED, error=error.to_dict())
             async with self.life.holding() as link:
                 turn.gone = False  # what went before it was awake did not touch this turn
                 end = await self._converse(link, turn, envelopes, continues=continues)
@@ -417,8 +426,9 @@ class Session:
         """Write the end of a turn."""
         world = self._world
         await world.models.settled(self._instance, self.key)
+        await world.guard.look_soon(self._instance, kept=self.life.protects(), session=self.key, turn=turn.id)
         final = verdict(turn, end, self._instance, self.life.log)
-        final = await limited(turn, final, world, self._instance, provider=self.provider)
+        final = await limited(turn, final, world, self._instance, provider=self.provider, session=self.key)
         if final.outcome is Outcome.COMPLETED:
             await self._quietly(world.limits.worked(self.provider, turn.since))
         ms = (world.clock.monotonic() - turn.began) * 1000

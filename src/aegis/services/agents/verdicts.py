@@ -46,10 +46,15 @@ def verdict(turn: Running, end: Finished | Died, instance: Instance, log: Log) -
     return Finished(Outcome.FAILED, error=error.to_dict())
 
 
-async def limited(turn: Running, end: Finished, world: World, instance: Instance, *, provider: str) -> Finished:
-    """The same end, unless the provider gives no more for now: then it is held, and the turn waits for its continuation."""
+async def limited(turn: Running, end: Finished, world: World, instance: Instance, *, provider: str, session: str) -> Finished:
+    """The same end, unless a budget is used up, or the provider gives no more for now: then the turn waits for its continuation.
+
+    A budget that does not free by itself ends the turn for good.
+    """
     if end.outcome not in (Outcome.FAILED, Outcome.LIMITED) or turn.bound is not None:
         return end
+    if (spent := world.budgets.refused(turn.id)) is not None:
+        return await _spent(turn, end, world, instance, session, spent)
     if end.outcome is Outcome.FAILED and (why := world.models.given_up(turn.id)) is not None:
         dead = AegisError(ErrorKind.UNAVAILABLE, why, "`aegis doctor` says which models answer; then send it again").to_dict()
         return msgspec.structs.replace(end, error=dead)
@@ -79,3 +84,22 @@ async def limited(turn: Running, end: Finished, world: World, instance: Instance
         "data": {**data, "provider": provider, "waits": max(0.0, until - now)},
     }
     return Finished(Outcome.LIMITED, end.text, told, end.rounds, end.reason, end.input, end.output, end.cached, end.cost_usd)
+
+
+async def _spent(turn: Running, end: Finished, world: World, instance: Instance, session: str, spent: AegisError) -> Finished:
+    """The end of a turn that its budgets stopped: it goes on when they free, if they do so by themselves."""
+    until = spent.data.get("unblock_at")
+    oldest = world.mail.oldest(turn.id) if turn.envelopes else None
+    again = oldest is not None and isinstance(until, int | float) and until - oldest < MAX_WAIT
+    if again:
+        try:
+            await world.budgets.hold(instance.id, session, turn.id, spent)
+        except AegisError as trouble:
+            _logger.warning("that %s waits for a budget is not on record: %s", instance.handle, trouble.message)
+            again = False
+    told = spent.to_dict() | {"will_continue": again}
+    if until is not None:
+        told["resets_at"] = until
+    if again:
+        told["hint"] = f"it goes on by itself; {spent.hint}"
+    return msgspec.structs.replace(end, outcome=Outcome.LIMITED, error=told)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from aegis.services.agents.logins import Logins
     from aegis.services.agents.model import Instance, Launch
     from aegis.services.agents.registry import Registry
-    from aegis.services.gate import Gate
+    from aegis.services.approvals import Approval
+    from aegis.services.budgets import Budgets
+    from aegis.services.egress import Entrusted
+    from aegis.services.gate import Effect, Gate
     from aegis.services.limits import ProviderLimits
     from aegis.services.mail import Mail
     from aegis.store import Store, Tx
@@ -125,8 +128,14 @@ class Pending(Protocol):
 class Approvals(Protocol):
     """Where requests for leave wait for a person."""
 
-    async def ask(self, *, instance: str, session: str, turn: str, request: Asked) -> Pending:
-        """Put a request on record; durable when it returns."""
+    async def ask(
+        self, *, instance: str, session: str, turn: str, request: Asked, effect: Effect | None = None, policies: Sequence[str] = ()
+    ) -> Pending:
+        """Put a request on record; durable when it returns. `policies` are the rules that want a person asked."""
+        ...
+
+    def granted(self, instance: str, session: str, digest: str, action: str, resource: str) -> Approval | None:
+        """The yes of a person that covers this exact call for the whole session."""
         ...
 
     async def withdraw(self, *, instance: str, session: str, reason: str, driver_id: str | None = None) -> None:
@@ -157,6 +166,10 @@ class ToolPlane(Protocol):
         """Serve one connection of a program; a call under way keeps the sandbox awake."""
         ...
 
+    async def ended(self, instance: Instance) -> None:
+        """The sandbox of an instance has gone: end what ran for its programs elsewhere."""
+        ...
+
 
 class Egress(Protocol):
     """The way out of a sandbox."""
@@ -169,8 +182,36 @@ class Egress(Protocol):
         """What programs inside need in their environment beyond the proxy itself."""
         ...
 
+    def entrust(self, instance: Instance) -> Entrusted:
+        """Whom programs inside trust besides the usual, and what stands for secrets, for a sandbox that starts now."""
+        ...
+
     def forget(self, tx: Tx, instance: str) -> None:
         """Remove everything of a deleted instance."""
+        ...
+
+
+class Guard(Protocol):
+    """Who looks at what programs leave in their workspace; see `services/guarding`."""
+
+    async def opening(self, instance: Instance) -> None:
+        """Before a sandbox starts."""
+        ...
+
+    async def look(self, instance: Instance, *, kept: Collection[str] = ..., session: str | None = ..., turn: str | None = ...) -> object:
+        """While there is one."""
+        ...
+
+    async def look_soon(self, instance: Instance, *, kept: Collection[str], session: str | None, turn: str | None) -> None:
+        """At the end of a turn: waits a moment only."""
+        ...
+
+    async def recover(self, find: Callable[[str], Instance | None]) -> None:
+        """At the start of a daemon, when no sandbox of the last one is there any more."""
+        ...
+
+    async def closing(self, instance: Instance, *, kept: Collection[str] = ...) -> None:
+        """After a sandbox has gone."""
         ...
 
 
@@ -188,12 +229,15 @@ class World:
     kinds: Mapping[str, SandboxKind]
     drivers: Mapping[str, Driver]
     limits: ProviderLimits
+    budgets: Budgets
     approvals: Approvals
     egress: Egress
     logins: Logins
-    #: The value of a secret, for the environment of a sandbox that a person exposed it to; None when it is not stored.
-    reveal: Callable[[str], Awaitable[str | None]]
+    #: The value of a secret, for the environment of the sandbox of an instance, by id, that a person exposed it to; None when it is not
+    #: stored. Raises DENIED when it is granted to others.
+    reveal: Callable[[str, str], Awaitable[str | None]]
     plane: ToolPlane
+    guard: Guard
 
     def driver(self, name: str) -> Driver:
         """The driver of an instance. Raises NOT_FOUND when a person took away the file that described its program."""

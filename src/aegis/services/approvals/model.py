@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from aegis.core.bounds import shortened
-from aegis.core.errors import AegisError, ErrorKind
 from aegis.core.events import ToolKind
 from aegis.drivers import Answer
+from aegis.services.gate.calls import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +18,14 @@ if TYPE_CHECKING:
 #: The most of a tool's input that is kept and shown, in bytes of JSON; of a longer one the long texts are cut.
 MAX_INPUT: Final = 64 * 1024
 
-#: What is asked for is bound to its answer by all of it; with more bytes than this nobody is asked.
-MAX_WHOLE: Final = 4 * 1024 * 1024
+__all__ = ["MAX_INPUT", "Approval", "Pending", "Terms", "bounded", "digest_of"]
+
+
+class Terms(NamedTuple):
+    """How long somebody may answer, in seconds, and what counts after that: `reject` or `approve`."""
+
+    seconds: float = 7 * 86400.0
+    default: str = "reject"
 
 
 class Approval(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +33,11 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
 
     `state` is `pending`, `approved`, `rejected` or `withdrawn`; `principal` and `reason` are whose answer it is and why; `edited` is
     the input that the person put in place of the tool's.
+
+    `action` and `resource` are what the gate was asked; `policies` the rules that want a person asked, none where the agent asks by its
+    own terms. `digest` binds the answer to the exact call: its tool, its arguments and its directory; `argv` and `cwd` show a command.
+    `risk` says what is dangerous about it. At `deadline` it ends with `default` (`reject` or `approve`). `scope` is how far the answer
+    goes: `once`, or `session` for the same call again; `rule` names the rule that was written with it.
     """
 
     id: str
@@ -47,6 +57,19 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     principal: str = ""
     reason: str = ""
     edited: dict[str, Any] | None = None
+    action: str = "tool.use"
+    resource: str = ""
+    argv: list[str] = []
+    cwd: str = ""
+    digest: str = ""
+    risk: str = ""
+    policies: list[str] = []
+    deadline: float | None = None
+    default: str = "reject"
+    scope: str = "once"
+    rule: str = ""
+    escalated_at: float | None = None
+    escalated_by: str = ""
 
     def answer(self) -> Answer:
         """What the program is told; for one that is decided."""
@@ -71,17 +94,6 @@ class Pending:
         except asyncio.CancelledError:
             self._forgotten(self.id, self._answer)
             raise
-
-
-def digest_of(tool: str, arguments: dict[str, Any]) -> str:
-    """What two requests for the same have in common, whatever the order of the keys. Raises TOO_LARGE for what nobody could judge."""
-    try:
-        whole = msgspec.json.encode([tool, arguments], order="sorted")
-    except RecursionError:
-        raise AegisError(ErrorKind.TOO_LARGE, "the input is nested too deep") from None
-    if len(whole) > MAX_WHOLE:
-        raise AegisError(ErrorKind.TOO_LARGE, f"the input is over {MAX_WHOLE:,} bytes")
-    return hashlib.sha256(whole).hexdigest()
 
 
 def bounded(arguments: dict[str, Any]) -> dict[str, Any]:

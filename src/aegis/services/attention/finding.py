@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from aegis.core.events import ApprovalRequested, InstanceLimited, InstanceState, Outcome, TurnFinished, TurnStuck
+from aegis.core.events import (
+    ApprovalEscalated,
+    ApprovalRequested,
+    BudgetWarned,
+    InstanceHeld,
+    InstanceLimited,
+    InstanceState,
+    Outcome,
+    TurnFinished,
+    TurnStuck,
+)
 from aegis.core.text import one_line
 from aegis.services.attention.model import TEXT, Notice
 
@@ -18,13 +28,18 @@ if TYPE_CHECKING:
 #: The events that are looked at. `approval.decided` ends what a request raised.
 TYPES: Final = (
     ApprovalRequested.type,
+    BudgetWarned.type,
     "approval.decided",
+    ApprovalEscalated.type,
+    InstanceHeld.type,
     InstanceLimited.type,
     InstanceState.type,
     "instance.deleted",
     TurnFinished.type,
     TurnStuck.type,
 )
+#: What stands in the cause of a notice between a request and the number of the event that told of it again.
+AGAIN: Final = "#"
 _BRIEF: Final = 160
 
 
@@ -53,12 +68,23 @@ class Finding:
             case ApprovalRequested(approval_id=ident, tool=tool, title=title):
                 what = one_line(title or tool, _BRIEF)
                 return self._of(event, instance, "needs-you", ident, f"{who} asks leave: {what}")
+            case ApprovalEscalated(approval_id=ident, title=title, risk=risk, reason=reason):
+                more = "".join(f" ({each})" for each in (one_line(risk, 80), one_line(reason, 80)) if each)
+                text = f"{who} still waits for your answer: {one_line(title, _BRIEF)}{more}"
+                return self._of(event, instance, "needs-you", f"{ident}{AGAIN}{event.seq}", text)
+            case InstanceHeld(held_id=ident, path=path, state=state, reason=reason) if state in ("held", "failed"):
+                did = "was put aside" if state == "held" else "could NOT be put aside"
+                text = f"{path} that {who} left {did} ({reason}): `aegis held list`"
+                return self._of(event, instance, "needs-you", ident or path, text)
             case TurnStuck(reason=reason, tool=tool, count=count, seconds=seconds):
                 told = f"nothing heard for {seconds / 60:.0f} min" if seconds else f"{reason}: {tool}, {count} times" if tool else reason
                 return self._of(event, instance, "stuck", f"{reason} {tool}", f"{who} seems stuck: {told}")
             case InstanceLimited(provider=provider, until=until) if not above and self._has_work(instance.id):
                 clock = datetime.fromtimestamp(until).strftime("%H:%M")
                 return self._of(event, instance, "limited", provider, f"{who} waits for {one_line(provider, 60)} until {clock}")
+            case BudgetWarned() as warned:
+                what = f"budget {warned.name} is used up to {100 * warned.spent // warned.limit} %"
+                return self._of(event, instance, "limited", f"{warned.name} {warned.subject}", f"{what}; {who} just used some")
             case TurnFinished() as end if not above:
                 return self._ended(event, instance, end)
             case InstanceState(state=state, previous=previous, reason=reason) if not above:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from aegis.core.errors import AegisError
-from aegis.core.events import ApprovalDecided, Event, InstanceDeleted
+from aegis.core.events import ApprovalDecided, Event, InstanceDeleted, InstanceHeld
 from aegis.core.events import Attention as Raised
 from aegis.core.text import one_line
 from aegis.services.attention.finding import TYPES, Finding
@@ -165,7 +165,13 @@ class Attention:
             self._insert(tx, notice, settings)
         for event in events:
             if event.type == ApprovalDecided.type:
-                _answer(tx, "kind = 'needs-you' AND cause = ?", msgspec.json.decode(event.data)["approval_id"])
+                _answer(
+                    tx,
+                    "kind = 'needs-you' AND substr(cause, 1, instr(cause || '#', '#') - 1) = ?",
+                    msgspec.json.decode(event.data)["approval_id"],
+                )
+            elif event.type == InstanceHeld.type and msgspec.json.decode(event.data)["state"] in ("released", "dropped"):
+                _answer(tx, "kind = 'needs-you' AND cause = ?", msgspec.json.decode(event.data)["held_id"])
             elif event.type == InstanceDeleted.type:
                 _answer(tx, "instance = ?", event.instance)
         tx.execute("UPDATE attention_seen SET seq = ?", (upto,))
@@ -234,7 +240,8 @@ class Attention:
         """What a dead daemon told and did not see through: a request that still waits is given to the channels again."""
         rows = self._store.read(
             lambda db: db.execute(
-                f"SELECT {_COLUMNS}, kind = 'needs-you' AND EXISTS (SELECT 1 FROM approvals WHERE id = cause AND state = 'pending') "
+                f"SELECT {_COLUMNS}, kind = 'needs-you' AND EXISTS (SELECT 1 FROM approvals "
+                "WHERE id = substr(cause, 1, instr(cause || '#', '#') - 1) AND state = 'pending') "
                 "FROM attention WHERE state = 'told' AND sent_at IS NULL ORDER BY id"
             ).fetchall()
         )

@@ -14,7 +14,7 @@ from aegis.models.errors import error_body
 from aegis.models.prices import cost
 from aegis.services.broker.asking import asked_for, check_token, chosen, models
 from aegis.services.broker.connection import MAX_BODY, Connection, Gone, Refused, Request
-from aegis.services.broker.forwarding import LimitMet, forward
+from aegis.services.broker.forwarding import LimitMet, forward, never
 from aegis.services.broker.job import Job, trace
 from aegis.services.broker.model import BrokerClient, ByteChannel, Call, LimitHit
 from aegis.services.broker.patience import Patience
@@ -53,6 +53,7 @@ class Broker:
         record: told exactly once how each call ended, refused ones included; awaited before the answer ends.
         held: until when (wall seconds) a provider is not to be asked, None when it may be.
         limited: told of a provider's limit that lasts, before the program is.
+        passes: why a streamed answer is cut now that uses more than it may, None while it may go on.
         failing: told of a call that failed and that the program may try again, with how many did so in a row.
     """
 
@@ -66,6 +67,7 @@ class Broker:
         held: Callable[[str], float | None] = lambda provider: None,
         limited: Callable[[Call, LimitHit], Awaitable[None]] = _nobody,
         failing: Callable[[Call, int], None] = _unseen,
+        passes: Callable[[Call], str | None] = never,
         clock: Clock | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
@@ -74,6 +76,7 @@ class Broker:
         self._record = record
         self._limited = limited
         self._failing = failing
+        self._passes = passes
         self._patience = Patience()
         self._held: dict[str, int] = {}
         self._recording: set[asyncio.Task[None]] = set()
@@ -182,7 +185,7 @@ class Broker:
             await self._defect(connection, job, error)
             return
         try:
-            await forward(connection, response, job, self._clock, self._settle, self._failed)
+            await forward(connection, response, job, self._clock, self._settle, self._failed, self._passes)
         except LimitMet as met:
             call.outcome, call.limit = "failed", met.hit
             await self._tell_of_limit(call, met.hit)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aegis.models import ModelResponse
     from aegis.services.broker.connection import Connection
     from aegis.services.broker.job import Job
+    from aegis.services.broker.model import Call
 
 #: The most of an error answer that is passed on, in bytes.
 _MAX_ERROR: Final = 1024 * 1024
@@ -37,6 +38,13 @@ _MAX_WAITING: Final = 256 * 1024
 #: Statuses below 500 that a later attempt may not meet.
 _PASSING: Final = frozenset({408, 409, 429})
 _ENDS: Final = (b"\n\n", b"\r\n\r\n")
+#: An answer that is to be cut is cut at the end of an event, unless none comes for so many bytes.
+_MOST_OVER: Final = 256 * 1024
+
+
+def never(call: Call) -> str | None:
+    """No answer is too long."""
+    return None
 
 
 class LimitMet(Exception):
@@ -55,10 +63,12 @@ async def forward(
     clock: Clock,
     settle: Callable[[Job], Awaitable[None]],
     failing: Callable[[Job, str], Refusal | None],
+    passes: Callable[[Call], str | None] = never,
 ) -> None:
     """Send the answer; `settle` is awaited before its end. An answer that breaks off ends with an error that the program can read.
 
-    `failing` is told what went wrong when a later attempt may meet it no more, and gives the refusal that is to be sent in its place.
+    `passes` says why a streamed answer is to be cut that uses more than it may. `failing` is told what went wrong when a later attempt
+    may meet it no more, and gives the refusal that is to be sent in its place.
 
     Raises LimitMet and Refusal where another answer is to be given instead; nothing has been sent then. Raises Gone.
     """
@@ -69,7 +79,7 @@ async def forward(
         await _error(connection, response, headers, job, clock, settle, failing)
         return
     _check(response, job)
-    await _stream(connection, response, headers, job, clock, failing)
+    await _stream(connection, response, headers, job, clock, failing, passes)
     await settle(job)
     await connection.finish()
 
@@ -81,13 +91,14 @@ async def _stream(
     job: Job,
     clock: Clock,
     failing: Callable[[Job, str], Refusal | None],
+    passes: Callable[[Call], str | None],
 ) -> None:
     call, take, started = job.call, job.take, job.started
     kind = response.header("content-type")
     observer = observe(call.dialect, kind)
     streamed = (kind or "").lower().startswith("text/event-stream")
     call.status = response.status
-    tail = b"\n\n"
+    tail, over = b"\n\n", 0
     await connection.start(response.status, headers)
     outlet = _Outlet(connection)
     try:
@@ -95,10 +106,22 @@ async def _stream(
             if call.first_byte_ms is None:
                 call.first_byte_ms = (clock.monotonic() - started) * 1000
             observer.feed(data)
+            call.received += len(data)
             if take is not None:
                 take.piece(data)
             tail = data[-4:] if len(data) >= 4 else (tail + data)[-4:]
             await outlet.put(data)
+            if streamed:
+                call.pieces += data.count(_ENDS[0]) + data.count(_ENDS[1])
+                if (why := passes(call)) is not None:
+                    whole, over = tail.endswith(_ENDS), over + len(data)
+                    if whole or over > _MOST_OVER:
+                        call.outcome, call.error = "failed", why
+                        await outlet.empty()
+                        if not whole:
+                            raise Gone
+                        await connection.send(error_event(call.dialect, why))
+                        return
         await outlet.empty()
         call.outcome = "completed"
     except AegisError as error:

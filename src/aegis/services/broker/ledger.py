@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aegis.core.events import Usage
 from aegis.models import Usage as Tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aegis.core.clock import Clock
     from aegis.services.broker.model import Call
     from aegis.store import Store, Tx
 
 
+#: No row says more than this of tokens, or of dollars.
+_MOST: Final = 10**15
 #: The `source` of a row that stands for a count of tokens, which is no call of a model.
 COUNT: Final = "count"
 
@@ -32,6 +37,7 @@ class _Entry(NamedTuple):
     source: str
     adds: bool
     told: bool
+    audit: int | None = None  # the row of the audit record that let the call pass
 
 
 class Ledger:
@@ -41,8 +47,11 @@ class Ledger:
         self._store = store
         self._clock = clock
 
-    async def record(self, call: Call, turn: str | None) -> None:
-        """Write one call down; with a turn, its subscribers learn of it. A count of tokens is written down and adds to nothing."""
+    async def record(self, call: Call, turn: str | None, also: Callable[[Tx], None] | None = None) -> None:
+        """Write one call down; with a turn, its subscribers learn of it. A count of tokens is written down and adds to nothing.
+
+        `also` is run in the same transaction.
+        """
         usage = call.usage or Tokens()
         entry = _Entry(
             instance=call.instance,
@@ -57,10 +66,11 @@ class Ledger:
             source=COUNT if call.counts_only else call.source,
             adds=not call.counts_only,
             told=call.usage is not None and not call.counts_only,
+            audit=call.audit,
         )
-        await self._write(entry)
+        await self._write(entry, also)
 
-    async def tell(self, instance: str, session: str, turn: str | None, usage: Usage) -> None:
+    async def tell(self, instance: str, session: str, turn: str | None, usage: Usage, also: Callable[[Tx], None] | None = None) -> None:
         """Write down what a program tells of a call that nobody else saw."""
         entry = _Entry(
             instance=instance,
@@ -76,15 +86,19 @@ class Ledger:
             adds=True,
             told=True,
         )
-        await self._write(entry)
+        await self._write(entry, also)
 
-    async def _write(self, entry: _Entry) -> None:
-        tokens, cost = entry.tokens, entry.cost
+    async def _write(self, entry: _Entry, also: Callable[[Tx], None] | None) -> None:
+        given, written, cached, fresh = (min(_MOST, max(0, count)) for count in entry.tokens)  # a program or a server may say anything
+        tokens = (given, written, cached, fresh)
+        cost = entry.cost if entry.cost is not None and 0 <= entry.cost < math.inf else None
 
         def store(tx: Tx) -> None:
+            if also is not None:
+                also(tx)
             tx.execute(
                 "INSERT INTO model_calls (ts, instance, session, turn, model, status, input, output, cached, cache_written, cost_usd, ms, "
-                "source, first_byte_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "source, first_byte_ms, audit) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     self._clock.now(),
                     entry.instance,
@@ -97,6 +111,7 @@ class Ledger:
                     entry.ms,
                     entry.source,
                     entry.first_byte_ms,
+                    entry.audit,
                 ),
             )
             if entry.adds:

@@ -105,6 +105,7 @@ class Call(msgspec.Struct, kw_only=True):
     started_at: float  # wall time, seconds
     outcome: Outcome = "running"
     admitted: bool = False  # `admit` was asked and agreed
+    audit: int | None = None  # the row of the audit record that says so
     status: int = 0  # the HTTP status the program got
     usage: Usage | None = None
     cost_usd: float | None = None
@@ -113,3 +114,5 @@ class Call(msgspec.Struct, kw_only=True):
     limit: LimitHit | None = None  # the provider's, which this call met
     given_up: str = ""  # why nothing more is tried, for people; empty while the program may try again
     error: str = ""  # for people; never a credential
+    received: int = 0  # bytes of the answer's body that have come
+    pieces: int = 0  # events of a streamed answer that have come, each at least a token as a rule

@@ -14,8 +14,9 @@ from aegis.core.dialects import Dialect
 from aegis.drivers import AgentLimits, Permission
 from aegis.sandboxes import Limits, SandboxName
 from aegis.services.config import kinds as k
+from aegis.services.config.bounds import MAX_TOKENS, SCOPES, Dollars, Share
 from aegis.services.config.model import SpawnRights
-from aegis.services.config.reach import EgressRules, Families, McpServers
+from aegis.services.config.reach import EgressRules, Families, Headers, McpServers, ServerNames, Words
 from aegis.services.config.telling import NOTICES, Argv, Notices, QuietHours
 
 #: No user info: credentials are secrets. Nothing that turns the path of a call into something else, or is not seen when shown.
@@ -24,7 +25,7 @@ _URL: Final = re.compile(r"https?://[A-Za-z0-9\[](?:(?![@?#\\])[!-~]){0,500}")
 
 #: How hard to think, and a mode: words of the program, which knows them itself.
 _WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-_WITHOUT_VARIABLE: Final = (k.Mounts, k.Secrets, EgressRules, Families, McpServers, Argv, Notices, QuietHours)
+_WITHOUT_VARIABLE: Final = (k.Mounts, k.Secrets, EgressRules, Families, McpServers, ServerNames, Argv, Notices, QuietHours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +85,46 @@ _AGENT: Final = (
         "auto",
     ),
     Key(
+        "approvals_deadline",
+        k.Duration(),
+        "How long what it asks leave for waits for a person, before `approvals_default` answers: a week outlasts a weekend and a holiday.",
+        7 * 86400.0,
+    ),
+    Key(
+        "approvals_default",
+        k.Choice(("reject", "approve")),
+        "What counts when nobody answers in time. `approve` lets an agent do what nobody looked at: it is warned of wherever it is used.",
+        "reject",
+    ),
+    Key(
         "auth",
         k.Choice(("broker", "login")),
         "`broker`: the daemon holds the key of the model and meters each call. `login`: the program gets a copy of its own login.",
         "broker",
     ),
-    Key("egress", EgressRules(), "Where it may connect to in the network; nowhere else. Needs permission `full`.", []),
+    Key(
+        "egress",
+        EgressRules(requests=True),
+        "Where it may connect to in the network, and what it may ask for there; nowhere else. Needs permission `full`.",
+        [],
+    ),
     Key("mcp", McpServers(), "MCP servers that the program is to use: started inside the sandbox, or reached there by their URL.", []),
     Key(
         "tools",
         Families(),
-        "Which of Aegis's own tools it has: `core` to reach others, `children` to look after those it spawned.",
+        "Which of Aegis's own tools it has: `core` to reach others, `children` to look after those it spawned; `fs`, `cmd` and `web`.",
         ["core"],
+    ),
+    Key(
+        "tool_servers",
+        ServerNames(),
+        "MCP servers that the daemon uses for it, by their names under `tool_servers` or in `.mcp.json`; each call passes the gate.",
+        [],
+    ),
+    Key(
+        "security",
+        k.Text("the name of a security context", k.NAME),
+        "The security context that binds it, from `policies/`: it calls what that lists, and nothing else. Children are bound by it, too.",
     ),
     Key(
         "workspace",
@@ -117,6 +146,9 @@ _AGENT: Final = (
         "Refuse to start where one of these three limits cannot be enforced, instead of warning.",
         Limits().required,
     ),
+    Key("limits.usd", Dollars(), "US dollars that an instance may spend with all it spawns. The least that any layer says counts."),
+    Key("limits.tokens", k.Whole(1, MAX_TOKENS), "Tokens that it may use in the same way, of prompts and answers together."),
+    Key("limits.output_tokens", k.Whole(1, MAX_TOKENS), "The same of answers alone."),
     Key("limits.rounds", k.Whole(1, 10_000), "Model calls in one turn.", _TURN.rounds),
     Key("limits.turn", k.Duration(), "How long one turn may take.", _TURN.turn_seconds),
     Key("limits.tool", k.Duration(), "How long one tool call may take.", _TURN.tool_seconds),
@@ -146,6 +178,13 @@ _AGENT: Final = (
         "After a crash of the daemon: go on with the turn that was cut short, or wait for the next message.",
         "resume",
     ),
+    Key(
+        "guard",
+        k.Choice(("hold", "tell", "off")),
+        "What becomes of files in the workspace that other programs of yours act on (git hooks, `.envrc`, `.mcp.json`): taken out until "
+        "you agree (`aegis held`), only told, or nothing.",
+        "hold",
+    ),
     Key("spawn.depth", k.Whole(0, 8), "How many generations of agents it may start by itself, 0 for none.", _SPAWN.depth),
     Key("spawn.children", k.Whole(0, 1000), "How many agents and programs it may have started by itself at a time.", _SPAWN.children),
     Key("spawn.total", k.Whole(0, 10_000), "The same with all that those have started.", _SPAWN.total),
@@ -170,6 +209,40 @@ KEYS: Final = (
         "How to speak to it: Anthropic Messages, OpenAI Chat Completions, OpenAI Responses, or Gemini.",
     ),
     Key("providers.PROVIDER.secret", k.Text("the name of a secret", k.VARIABLE), "The secret that is sent to it as its key. Unset: none."),
+    Key("tool_servers.NAME.command", Words(), "What starts the MCP server, in a sandbox of its own for each agent that uses it."),
+    Key("tool_servers.NAME.env.VARIABLE", k.Text(limit=32_768), "An environment variable of the command. Not for secrets."),
+    Key(
+        "tool_servers.NAME.secrets",
+        k.Secrets(),
+        "Secrets of the server: `NAME` stays with the daemon, `NAME:env` is shown to the command as a variable.",
+    ),
+    Key(
+        "tool_servers.NAME.url",
+        k.Text("an http or https address without user name", _URL),
+        "Where the MCP server is.",
+    ),
+    Key(
+        "tool_servers.NAME.headers",
+        Headers(),
+        "Headers of each request to the `url`. Secrets are put in at the last moment.",
+    ),
+    Key(
+        "tool_servers.NAME.egress",
+        EgressRules(),
+        "Where the command may connect to; nowhere without. For a `url`: the private addresses that it may lead to.",
+    ),
+    Key(
+        "tool_servers.NAME.workspace",
+        k.Choice(("none", "read", "write")),
+        "What it sees of the agent's workspace; nothing without.",
+    ),
+    Key("tool_servers.NAME.mounts", k.Mounts(), "Further host paths shown to the command, such as where its program is."),
+    Key(
+        "tool_servers.NAME.sandbox",
+        k.Choice(get_args(SandboxName)),
+        "What isolates the command. `process` is no boundary. Unset: the strongest one that works here.",
+    ),
+    Key("tool_servers.NAME.timeout", k.Duration(), "How long one call of a tool may take; 60 seconds without."),
     Key(
         "programs.PROVIDER.path",
         k.Text("an absolute path"),
@@ -186,6 +259,32 @@ KEYS: Final = (
     ),
     Key("notify.quiet", QuietHours(), "Hours of your time zone in which you are not told; what came is summed up afterwards.", []),
     Key("notify.again", k.Duration(zero=True), "For how long the same of the same instance is not told again.", 600.0),
+    Key(
+        "web.search_url",
+        k.Text("an http or https address without user name", _URL),
+        "Where `web.search` asks, as Brave's search API is asked. Both `web` keys: only in the home.",
+        "https://api.search.brave.com/res/v1/web/search",
+    ),
+    Key("web.search_secret", k.Text("the name of a secret", k.VARIABLE), "The secret that is its key. Unset: there is no `web.search`."),
+    Key(
+        "budgets.NAME.scope",
+        k.Choice(SCOPES),
+        "What is added up: all of the home, a project, all instances of an agent, each instance with all it spawned, or each conversation. "
+        "Unset: the project that declares it, or the home.",
+    ),
+    Key("budgets.NAME.agent", k.Text("the name of an agent", k.NAME), "Only for this agent. Unset: for each one by itself."),
+    Key("budgets.NAME.project", k.Text("a path"), "Only for this project, by its directory. Unset: for each one by itself."),
+    Key("budgets.NAME.usd", Dollars(), "US dollars that may be spent."),
+    Key("budgets.NAME.tokens", k.Whole(1, MAX_TOKENS), "Tokens that may be used, of prompts and answers together; cached ones count once."),
+    Key("budgets.NAME.output_tokens", k.Whole(1, MAX_TOKENS), "Tokens that models may write."),
+    Key("budgets.NAME.window", k.Duration(), "In what time, such as `5h` or `7d`; it rolls. Unset: ever."),
+    Key("budgets.NAME.warn", Share(), "At what part of it you are told; `0.8` when unset."),
+    Key(
+        "budgets.NAME.unpriced",
+        k.Choice(("dearest", "refuse")),
+        "Calls of a model whose price is not known, where dollars are bounded: they count at the dearest known price (`dearest`, also when "
+        "unset), or are refused.",
+    ),
 )
 
 #: A branch of the tree of keys: by segment, a deeper branch or the key itself.

@@ -11,22 +11,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from aegis.core.errors import unknown_name
+from aegis.core.errors import AegisError, unknown_name
 from aegis.drivers import AgentLimits
 from aegis.models.names import FAMILIES
 from aegis.sandboxes import Limits
+from aegis.services.config.bounds import budgets, micro_dollars
 from aegis.services.config.document import Place
 from aegis.services.config.keys import KEYS
 from aegis.services.config.kinds import MODEL
 from aegis.services.config.model import (
     AgentDefinition,
+    Allowance,
+    BudgetDefinition,
     LayerValue,
     MountDefinition,
     NotifyDefinition,
     ProjectConfig,
     ProviderDefinition,
     SpawnRights,
+    ToolServer,
+    WebDefinition,
 )
+from aegis.services.config.reach import check_tool_server
 from aegis.services.config.reading import Value, Values
 
 if TYPE_CHECKING:
@@ -38,7 +44,19 @@ BUILT_IN_AGENT: Final = "agent"
 
 
 #: The groups of keys in the order in which they are shown.
-_GROUPS: Final = ("version", "default_agent", "defaults", "agents", "models", "providers", "programs", "notify")
+_GROUPS: Final = (
+    "version",
+    "default_agent",
+    "defaults",
+    "agents",
+    "models",
+    "providers",
+    "tool_servers",
+    "programs",
+    "notify",
+    "web",
+    "budgets",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +134,10 @@ class Layers:
             agents=agents,
             models=models,
             providers={name: self._provider(name, place) for name, place in self.names("providers").items()},
+            tool_servers={name: self._tool_server(name, place) for name, place in self.names("tool_servers").items()},
             programs={name: path for name, place in self.names("programs").items() if (path := self._program(name, place))},
+            web=WebDefinition(**{key: self._value(f"web.{key}").value for key in WebDefinition.__struct_fields__}),
+            budgets=self.budgets(),
             notify=NotifyDefinition(**{key: self._value(f"notify.{key}").value for key in NotifyDefinition.__struct_fields__}),
         )
 
@@ -136,6 +157,33 @@ class Layers:
             if of[key] is None:
                 raise place.error(f"the provider `{name}` has no `{key}`", "a provider needs `base_url` and `dialect`")
         return ProviderDefinition(name=name, source=str(place), **of)
+
+    def _tool_server(self, name: str, place: Place) -> ToolServer:
+        """A server as one layer declares it: nothing of it comes from a weaker one, so that no project adds to what the home says."""
+        layer = next(one for one in self._layers if f"tool_servers.{name}" in one.values.names)
+        prefix = f"tool_servers.{name}."
+        said = {key.removeprefix(prefix): value for key, value in layer.values.leaves.items() if key.startswith(prefix)}
+        env = {key.removeprefix("env."): value.value for key, value in said.items() if key.startswith("env.")}
+        of = {key: value.value for key, value in said.items() if not key.startswith("env.")}
+        uses = of.pop("secrets", [])
+        mounts = [
+            MountDefinition(absolute(layer, mount.source, said["mounts"].place), mount.target, mount.writable)
+            for mount in of.pop("mounts", [])
+        ]
+        server = ToolServer(
+            name=name,
+            source=str(place),
+            origin="project" if layer.name.startswith("project") else "home",
+            env=env,
+            secrets=[use.name for use in uses],
+            exposed=[use.name for use in uses if use.exposed],
+            mounts=mounts,
+            **of,
+        )
+        try:
+            return check_tool_server(server)
+        except AegisError as error:
+            raise place.error(error.message, error.hint) from error
 
     def _program(self, name: str, place: Place) -> str | None:
         self._driver(name, place)
@@ -160,12 +208,16 @@ class Layers:
             sandbox=value("sandbox"),
             permission=value("permission"),
             approvals=value("approvals"),
+            approvals_deadline=value("approvals_deadline"),
+            approvals_default=value("approvals_default"),
             effort=value("effort"),
             mode=value("mode"),
             auth=value("auth"),
             egress=value("egress"),
             mcp=value("mcp"),
             tools=value("tools"),
+            tool_servers=value("tool_servers"),
+            security=value("security"),
             workspace=self._path(f"agents.{name}.workspace"),
             system=value("system"),
             mounts=self._mounts(f"agents.{name}.mounts"),
@@ -185,6 +237,8 @@ class Layers:
             pause_after=value("idle.pause"),
             stop_after=value("idle.stop"),
             on_interrupt=value("on_interrupt"),
+            guard=value("guard"),
+            budget=self._allowance(name),
             spawn=SpawnRights(**{name: value(f"spawn.{name}") for name in ("depth", "children", "total")}),
         )
 
@@ -199,6 +253,29 @@ class Layers:
             near = unknown_name("model alias", model, [*models, *FAMILIES], "write `provider/model`, or declare it under `models`")
             raise place.error(near.message, near.hint, nearest=near.data["nearest"])
         return models[model]
+
+    def _allowance(self, agent: str) -> Allowance:
+        """What each instance of an agent may use."""
+        usd, tokens, output = (self._least(f"agents.{agent}.limits.{key}") for key in ("usd", "tokens", "output_tokens"))
+        return Allowance(micro_dollars(usd) if usd is not None else None, tokens, output)
+
+    def _least(self, key: str) -> Any:
+        """The least that any layer says of a key, so that none loosens what another bounds."""
+        said = []
+        for layer in self._layers:
+            found = next((layer.values.leaves[name].value for name in _names(key) if name in layer.values.leaves), None)
+            if found is not None:
+                said.append(found)
+        return min(said, default=None)
+
+    def budgets(self) -> list[BudgetDefinition]:
+        """The budgets of all layers, the home's first; none takes the place of another."""
+        found = []
+        for layer in reversed(self._layers):
+            if layer.base is not None:
+                project = layer.base if layer.name.startswith("project") else None
+                found += budgets(layer.values, project, layer.base)
+        return found
 
     def _env(self, name: str) -> dict[str, str]:
         found: dict[str, str] = {}

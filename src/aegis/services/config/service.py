@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aegis.core.errors import AegisError, ErrorKind, unknown_name
 from aegis.services.config import editing
+from aegis.services.config.bounds import budgets
 from aegis.services.config.document import Place
 from aegis.services.config.keys import PLACEHOLDERS, TREE, Key, find
 from aegis.services.config.layers import BUILT_IN, Layer, Layers, built_in, plain
-from aegis.services.config.model import AgentDefinition, Edited, Explanation, ProjectConfig, Shown, TrustState
+from aegis.services.config.model import AgentDefinition, BudgetDefinition, Edited, Explanation, ProjectConfig, RuleFiles, Shown, TrustState
 from aegis.services.config.reading import Values, read_environment, unknown_key
 from aegis.services.config.sources import Source, digest
 from aegis.services.config.trust import Trust, summary
@@ -34,6 +35,7 @@ class _Read(NamedTuple):
     stamp: object
     hash: str
     values: Values
+    rules: dict[str, bytes]
 
 
 class Config:
@@ -55,6 +57,8 @@ class Config:
         environment: Mapping[str, str],
         drivers: Callable[[], Collection[str]] = lambda: ("native",),
     ) -> None:
+        #: What the rules of a project say, by the names of their files, as lines; raises USAGE. Set by the wiring.
+        self.rule_lines: Callable[[Mapping[str, bytes]], list[str]] = lambda _files: []
         self._trust = Trust(store, clock)
         self._home = home
         self._environment = environment
@@ -85,6 +89,16 @@ class Config:
                 hash=found.hash,
             )
         return self._layers(project, counts=True).config(project, found.hash)
+
+    def budgets(self, project: Path | None) -> list[BudgetDefinition]:
+        """The budgets that a project declares, or, without one, the home. Read again only when a file changed. Raises as `load`."""
+        if project is None:
+            return budgets(self._source(self._user_source()).values, None, self._home)
+        project = _checked(project)
+        found = self._source(self._project_source(project))
+        if not self._trust.is_trusted(project, found.hash):
+            raise AegisError(ErrorKind.DENIED, f"the declarations in {project} are not trusted", "accept them with `aegis config trust`")
+        return budgets(found.values, project, project)
 
     def agent(self, name: str | None, project: Path | None) -> AgentDefinition:
         """The agent of that name (the default one when None). Raises NOT_FOUND with the nearest name, and as `load`."""
@@ -127,8 +141,17 @@ class Config:
             path=str(project),
             hash=found.hash,
             trusted=self._trust.is_trusted(project, found.hash),
-            summary=summary(self.load(project, require_trust=False)),
+            summary=[*summary(self.load(project, require_trust=False)), *self.rule_lines(found.rules)],
         )
+
+    def rules_of(self, project: str) -> RuleFiles | None:
+        """The files of rules of a project, and whether they may come into force; None when it is none any more. Raises USAGE."""
+        try:
+            real = _checked(Path(project))
+        except AegisError:
+            return None
+        found = self._source(self._project_source(real))
+        return RuleFiles(found.hash, self._trust.is_trusted(real, found.hash), lambda: found.rules)
 
     async def trust(self, project: Path, hash: str) -> TrustState:
         """Accept the declarations that hash to `hash`. Raises CONFLICT when they are other ones by now."""
@@ -236,7 +259,7 @@ class Config:
         return Layers(layers, self._drivers())
 
     def _project_source(self, project: Path) -> Source:
-        return Source(project, PROJECT_FILE, PROJECT_FOLDER, self._home)
+        return Source(project, PROJECT_FILE, PROJECT_FOLDER, self._home, rules=True)
 
     def _user_source(self) -> Source:
         return Source(self._home, USER_FILE, USER_FOLDER, self._home)
@@ -247,7 +270,7 @@ class Config:
         known = self._read.get(source.base)
         if known is None or known.stamp != stamp:
             files = source.snapshot()
-            known = _Read(stamp, digest(files), source.read(files))
+            known = _Read(stamp, digest(files), source.read(files), source.rule_files(files))
             if source.main == PROJECT_FILE:
                 _refuse_programs(known.values)
             while len(self._read) >= _KEPT:
@@ -261,9 +284,9 @@ def _moved(source: Source) -> AegisError:
 
 
 def _refuse_programs(values: Values) -> None:
-    """A project cannot say which program of the host is run, nor what its owner is told."""
+    """A project cannot say which program of the host is run, what its owner is told, nor where his key for a search is sent."""
     for name, value in values.leaves.items():
-        if name.startswith(("programs.", "notify.")):
+        if name.startswith(("programs.", "notify.", "web.")):
             raise value.place.error(f"a project cannot set `{name}`", f"it belongs to your own configuration: `{USER_FILE}` in the home")
 
 

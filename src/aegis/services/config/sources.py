@@ -1,7 +1,8 @@
 """The files of one layer, taken as one snapshot, so that what is hashed is what is read.
 
 A layer is a main file and a folder beside it: `.aegis.yaml` and `.aegis/` in a project, `config.yaml` and `config/` in the home. Of
-the folder only `.yaml`, `.md` and `.txt` files count. Nothing is followed out of it: symbolic links, devices and pipes are refused.
+the folder only `.yaml`, `.md` and `.txt` files count, and the `.cedar` files in a project's `policies`. Nothing is followed out of it:
+symbolic links, devices and pipes are refused.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ MAX_TOTAL: Final = 4 * MAX_BYTES
 _SUFFIXES: Final = (".yaml", ".md", ".txt")
 #: Folders whose files are the bodies of entries.
 _OVERLAYS: Final = ("agents",)
+#: The folder in a project's folder whose files are rules.
+RULES: Final = "policies"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Source:
     folder: str
     #: The home, which may be a project's `.aegis` when somebody has a project in his home directory; it is never an overlay folder.
     home: Path
+    #: Whether its folder `policies` holds rules, which are part of what is hashed; the gate reads them.
+    rules: bool = False
 
     def stamp(self) -> tuple[tuple[str, int, int, int], ...]:
         """Name, time, size and inode of each file: equal stamps mean equal content, short of malice by the owner."""
@@ -62,7 +67,7 @@ class Source:
                     waiting.append(name)
                 elif name.endswith(".yml"):
                     raise Place(str(self.base / name)).error("this file is not read", "name it `.yaml`")
-                elif name.endswith(_SUFFIXES):
+                elif name.endswith(_SUFFIXES) or (name.endswith(".cedar") and self._is_rule(name)):
                     info = _info(self.base / name)
                     if info is not None:
                         found.append((name, info))
@@ -99,7 +104,7 @@ class Source:
             place = str(self.base / name)
             if name == self.main:
                 read(parse(content, place), values)
-            elif name.endswith(".yaml"):
+            elif name.endswith(".yaml") and not self._is_rule(name):
                 entry = name.removeprefix(f"{self.folder}/").removesuffix(".yaml").split("/")
                 if len(entry) != 2 or entry[0] not in _OVERLAYS:
                     raise Place(place).error("not a place for a declaration", f"agents are declared in `{self.folder}/agents/NAME.yaml`")
@@ -109,6 +114,13 @@ class Source:
                 read(root, values, (entry[0], entry[1]))
         self._system_files(values, files)
         return values
+
+    def rule_files(self, files: dict[str, bytes]) -> dict[str, bytes]:
+        """Those of a snapshot that hold rules, by their whole paths."""
+        return {str(self.base / name): files[name] for name in files if self._is_rule(name) and name.endswith((".cedar", ".yaml"))}
+
+    def _is_rule(self, name: str) -> bool:
+        return self.rules and name.startswith(f"{self.folder}/{RULES}/")
 
     def _system_files(self, values: Values, files: dict[str, bytes]) -> None:
         for key, (name, place) in list(values.leaves.items()):

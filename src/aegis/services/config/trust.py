@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aegis.core.clock import Clock
-    from aegis.services.config.model import AgentDefinition, ProjectConfig
+    from aegis.services.config.model import AgentDefinition, ProjectConfig, ToolServer
     from aegis.store import Store
 
 
@@ -55,6 +55,28 @@ def summary(config: ProjectConfig) -> list[str]:
     for provider in config.providers.values():
         secret = f", with the secret {provider.secret}" if provider.secret else ", without a key"
         lines.append(f"provider {provider.name}: model calls go to {provider.base_url}{secret}")
+    for server in config.tool_servers.values():
+        if server.origin == "project":
+            lines.extend(server_lines(server))
+    return [one_line(line, 500) for line in lines]
+
+
+def server_lines(server: ToolServer) -> list[str]:
+    """What a tool server would do, as lines."""
+    name = f"tool server {server.name}"
+    if server.command:
+        sandbox = "NO sandbox (process): it acts as you" if server.sandbox == "process" else "a sandbox of its own"
+        lines = [f"{name}: starts {' '.join(server.command)} in {sandbox}"]
+        if server.workspace != "none":
+            lines.append(f"{name}: may {server.workspace} the workspace of the agent")
+    else:
+        lines = [f"{name}: the daemon sends what agents call to {server.url}"]
+        lines.extend(f"{name}: with the header {key}: {value}" for key, value in server.headers.items())
+    if server.env:
+        lines.append(f"{name}: sets {', '.join(server.env)}")
+    lines.extend(f"{name}: may connect to {rule}" for rule in server.egress)
+    lines.extend(f"{name}: {'can write' if mount.writable else 'sees'} {mount.source}" for mount in server.mounts)
+    lines.extend(f"{name}: is given the value of the secret {secret}" for secret in server.exposed)
     return [one_line(line, 500) for line in lines]
 
 
@@ -62,12 +84,18 @@ def _agent_lines(agent: AgentDefinition) -> list[str]:
     sandbox = _SANDBOXES.get(agent.sandbox, f"sandbox {agent.sandbox}")
     lines = [f"agent {agent.name}: {sandbox}, permission {agent.permission}, model {agent.model or 'chosen at start'}"]
     lines.append(f"agent {agent.name}: runs {agent.provider}, {_ASKED[agent.approvals]}")
+    if agent.guard != "hold":
+        lines.append(f"agent {agent.name}: what it leaves for your git, editor or shell to run STAYS there (guard: {agent.guard})")
+    if agent.approvals_default == "approve":
+        lines.append(f"agent {agent.name}: MAY DO WHAT NOBODY LOOKED AT: what is not answered in time counts as approved")
     may = agent.spawn
     if may.depth and may.children and may.total:
         deep = f"{may.depth} generations" if may.depth > 1 else "one generation"
         lines.append(
             f"agent {agent.name}: may start {may.children} agents by itself, {may.total} with theirs, {deep}, none with more rights"
         )
+    if agent.security is not None:
+        lines.append(f"agent {agent.name}: calls only what the security context {agent.security} lists")
     if agent.auth == "login":
         lines.append(f"agent {agent.name}: is given a COPY OF YOUR LOGIN to {agent.provider} (auth login)")
     lines.extend(f"agent {agent.name}: may connect to {rule}" for rule in agent.egress)
@@ -78,6 +106,8 @@ def _agent_lines(agent: AgentDefinition) -> list[str]:
     if agent.workspace:
         lines.append(f"agent {agent.name}: workspace {agent.workspace}")
     lines.extend(f"agent {agent.name}: {'can write' if mount.writable else 'sees'} {mount.source}" for mount in agent.mounts)
+    if agent.tool_servers:
+        lines.append(f"agent {agent.name}: uses the tool servers {', '.join(agent.tool_servers)}")
     for secret in agent.secrets:
         use = "is given the value of" if secret in agent.exposed else "uses, through the daemon,"
         lines.append(f"agent {agent.name}: {use} the secret {secret}")

@@ -117,8 +117,12 @@ class Head(NamedTuple):
     headers: list[tuple[bytes, bytes]]  # without those that are between a client and its proxy
 
 
-def read_head(event: h11.Request, within: Place | None) -> Head:
-    """A request to the proxy, or, with `within`, one in the tunnel to that place. Raises BadRequest."""
+def read_head(event: h11.Request, within: Place | None, *, secure: bool = False) -> Head:
+    """A request to the proxy, or, with `within`, one in the tunnel to that place; `secure`: within TLS. Raises BadRequest.
+
+    In a tunnel of TLS the connection to the server is meant to be kept; else it is for one request.
+    """
+    default = 443 if secure else 80
     target = event.target.decode("latin-1")
     hosts = [value for name, value in event.headers if name == b"host"]
     lengths = sum(name == b"content-length" for name, _ in event.headers)
@@ -145,11 +149,13 @@ def read_head(event: h11.Request, within: Place | None) -> Head:
         if not hosts and event.http_version >= b"1.1":
             raise BadRequest("the request has no `Host`")
         for host in hosts:
-            _same(read_place(host.decode("latin-1"), 80), place)
+            _same(read_place(host.decode("latin-1"), default), place)
     except Malformed as error:
         raise BadRequest(str(error)) from None
-    shown = place.authority if place.port == 80 else str(place)
-    headers = [(b"host", shown.encode()), *_between(event, b"host"), (b"connection", b"close")]
+    shown = place.authority if place.port == default else str(place)
+    headers = [(b"host", shown.encode()), *_between(event, b"host")]
+    if not secure:
+        headers.append((b"connection", b"close"))
     return Head(place, event.method, rest.encode(), headers)
 
 

@@ -7,21 +7,28 @@
 | `ADDRESS:PORT`, `[ADDRESS]:PORT`, `NETWORK/BITS:PORT` | addresses, private ones included, also where a name that is allowed leads to one |
 | `tcp://` before any of these | bytes of any kind; without it a tunnel carries TLS, or HTTP on other ports than 443 |
 | `packages` | the indexes that this machine's own pip and npm are set to use |
+
+A rule may also be a mapping, `{host: "api.example.com:443", inspect: true, methods: [GET], paths: ["/v1/*"]}`: then each request to
+that host is looked at (`EgressRule`). Where such a rule names a place, those without `inspect` do not count there.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import idna
 
+from aegis.core.egress import EgressRule
 from aegis.core.errors import AegisError, ErrorKind
+from aegis.core.text import one_line
 from aegis.services.egress.addresses import Address, Network, unnameable
+from aegis.services.egress.paths import Pattern, Read, read_pattern
 from aegis.services.egress.places import Malformed, Place, read_address_v6, read_host, read_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 PACKAGES: Final = "packages"
 DEFAULT_PORTS: Final = frozenset({443})
@@ -29,6 +36,37 @@ _RAW: Final = "tcp://"
 _FORMS: Final = 'write `HOST:PORT`, `*.HOST:PORT`, `ADDRESS:PORT` or `packages`, such as egress: ["api.example.com:443"]'
 #: Wider networks than these are nearly everything.
 _WIDEST: Final = {4: 8, 6: 16}
+_METHOD: Final = re.compile(r"[A-Z][A-Z-]{0,31}")
+_HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}): ?([ -~]{1,400})")
+#: Headers that say where a message ends, or for whom it is.
+_FRAMING: Final = frozenset(
+    "host content-length transfer-encoding connection upgrade te trailer expect keep-alive proxy-authorization".split()
+)
+_INSPECTED: Final = 'write {host: "api.example.com:443", inspect: true, methods: [GET, POST], paths: ["/v1/*"]}; `/*` is every path'
+
+
+class Inspect(NamedTuple):
+    """What passes to a host whose requests are looked at, and what is added. `header` is a name and a text with `{}` for the secret."""
+
+    methods: frozenset[str]
+    paths: tuple[Pattern, ...]
+    secret: str | None = None
+    header: tuple[str, str] | None = None
+    roots: str | None = None
+
+    def allows(self, method: str, path: Read) -> bool:
+        """Whether a request passes: its method, and every reading of its path."""
+        if path.problem is not None or method not in self.methods:
+            return False
+        return all(any(pattern.matches(reading) for pattern in self.paths) for reading in path.paths)
+
+    def covers(self, other: Inspect) -> bool:
+        """Whether everything that passes by the other passes by this, with the same added."""
+        if not other.methods <= self.methods or not all(any(mine.covers(path) for mine in self.paths) for path in other.paths):
+            return False
+        if other.roots is not None and other.roots != self.roots:
+            return False
+        return other.secret is None or (other.secret == self.secret and other.header in (None, self.header))
 
 
 class Rule(NamedTuple):
@@ -40,6 +78,7 @@ class Rule(NamedTuple):
     below: bool = False
     network: Network | None = None
     raw: bool = False
+    inspect: Inspect | None = None
 
     def names(self, place: Place) -> bool:
         """Whether the host is this rule's, whatever the port."""
@@ -52,6 +91,23 @@ class Rule(NamedTuple):
     def holds(self, address: Address) -> bool:
         """Whether this rule names the address."""
         return self.network is not None and self.network.version == address.version and address in self.network
+
+    def sends_to(self, hosts: Collection[str]) -> bool:
+        """Whether requests to one of these hosts are looked at by this rule."""
+        if self.inspect is None:
+            return False
+        if self.name is None:
+            return self.network is not None and str(self.network[0]) in hosts
+        return any(host.endswith(f".{self.name}") for host in hosts) if self.below else self.name in hosts
+
+    def meets(self, other: Rule) -> bool:
+        """Whether some place is named by both."""
+        if self.ports.isdisjoint(other.ports):
+            return False
+        if self.network is not None or other.network is not None:
+            mine, theirs = self.network, other.network
+            return mine is not None and theirs is not None and mine.version == theirs.version and mine.overlaps(theirs)
+        return self.covers(other) or other.covers(self)
 
     def covers(self, other: Rule) -> bool:
         """Whether every host of the other rule is one of this rule's, as freely. The ports are not looked at."""
@@ -72,26 +128,49 @@ class Rule(NamedTuple):
 class Rules:
     """The rules of one launch. Raises AegisError(USAGE) for one that cannot be read, naming it and the mend."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    def __init__(self, rules: Iterable[str | EgressRule]) -> None:
         self.all: tuple[Rule, ...] = ()
         self.packages = False
-        for text in texts:
-            if text == PACKAGES:
+        for rule in rules:
+            if rule == PACKAGES:
                 self.packages = True
             else:
-                self.all += (_rule(text),)
+                self.all += (_rule(rule),)
 
     def find(self, place: Place) -> Rule | None:
-        """The rule that names a place; one for any bytes comes before others."""
+        """The rule that names a place: one that looks at requests comes before others, then one for any bytes."""
         found = [rule for rule in self.all if place.port in rule.ports and rule.names(place)]
-        return max(found, key=lambda rule: rule.raw, default=None)
+        return max(found, key=lambda rule: (rule.inspect is not None, rule.raw), default=None)
 
-    def cover(self, text: str) -> bool:
-        """Whether all that a rule allows is allowed by these, each of its ports by one of them. Raises USAGE for what is no rule."""
-        if text == PACKAGES:
+    def inspecting(self, place: Place) -> list[Rule]:
+        """The rules that look at requests to a place."""
+        return [rule for rule in self.all if rule.inspect is not None and place.port in rule.ports and rule.names(place)]
+
+    def cover(self, rule: str | EgressRule) -> bool:
+        """Whether all that a rule allows is allowed by these, each of its ports by one of them. Raises USAGE for what is no rule.
+
+        Where these look at requests, only a rule that does so, too, is covered: else it would be a way around.
+        """
+        if rule == PACKAGES:
             return self.packages
-        wanted = _rule(text)
-        return all(any(port in rule.ports and rule.covers(wanted) for rule in self.all) for port in wanted.ports)
+        wanted = _rule(rule)
+        looking = [mine for mine in self.all if mine.inspect is not None and (mine.meets(wanted) or wanted.meets(mine))]
+        if looking and wanted.inspect is None:
+            return False
+
+        def admits(mine: Rule, port: int) -> bool:
+            if port not in mine.ports or not mine.covers(wanted):
+                return False
+            if wanted.inspect is None:
+                return True
+            return mine.inspect.covers(wanted.inspect) if mine.inspect is not None else wanted.inspect.secret is None
+
+        return all(any(admits(mine, port) for mine in looking or self.all) for port in wanted.ports)
+
+    @property
+    def secrets(self) -> list[str]:
+        """The names of the secrets that are added to requests, or replace their placeholders there."""
+        return sorted({rule.inspect.secret for rule in self.all if rule.inspect is not None and rule.inspect.secret is not None})
 
     def ports_of(self, place: Place) -> list[int]:
         """The ports on which its host may be reached."""
@@ -105,15 +184,22 @@ class Rules:
     def loopback(self) -> list[str]:
         """Places on this machine's loopback that a rule names one by one, as `ADDRESS:PORT`."""
         single = [rule for rule in self.all if rule.network is not None and rule.network.num_addresses == 1]
-        return [
+        found = [
             str(Place(str(rule.network[0]), port, rule.network[0]))
             for rule in single
             if rule.network is not None and rule.network.is_loopback
             for port in sorted(rule.ports)
         ]
+        return sorted(set(found))
 
 
-def _rule(text: str) -> Rule:
+def secrets_of(rules: Iterable[str | EgressRule]) -> list[str]:
+    """The names of the secrets that rules make use of."""
+    return sorted({rule.secret for rule in rules if isinstance(rule, EgressRule) and rule.secret is not None})
+
+
+def _rule(rule: str | EgressRule) -> Rule:
+    text = rule.host if isinstance(rule, EgressRule) else rule
     try:
         if not isinstance(text, str) or not text.strip():
             raise Malformed("it is empty, and an empty rule allows nothing")
@@ -122,9 +208,50 @@ def _rule(text: str) -> Rule:
         body = text.removeprefix(_RAW)
         if "://" in body or "/" in body.rpartition(":")[2]:
             raise Malformed("it is an address of a page; a rule is a host and a port")
-        return _read(text, body, raw=body is not text and body != text)
+        if isinstance(rule, EgressRule) and text == PACKAGES:
+            raise Malformed("`packages` is a rule by itself, as text")
+        read = _read(text, body, raw=body is not text and body != text)
     except Malformed as error:
         raise AegisError(ErrorKind.USAGE, f"the egress rule {text!a} cannot be used: {error}", _FORMS, rule=text) from None
+    if not isinstance(rule, EgressRule):
+        return read
+    try:
+        return read._replace(text=f"{text} (inspected)", inspect=_inspect(rule, read))
+    except Malformed as error:
+        raise AegisError(ErrorKind.USAGE, f"the egress rule for {text!a} cannot be used: {error}", _INSPECTED, rule=text) from None
+
+
+def _inspect(rule: EgressRule, read: Rule) -> Inspect:
+    """What a mapping says besides its host. Raises Malformed."""
+    if not rule.inspect:
+        raise Malformed("without `inspect: true` nobody looks at requests; write the host alone, as text")
+    if read.raw:
+        raise Malformed("bytes of any kind (`tcp://`) cannot be looked at")
+    if read.network is not None and read.network.num_addresses > 1:
+        raise Malformed("requests are looked at for names and single addresses, not for a network")
+    if not rule.methods or not rule.paths:
+        missing = "methods" if not rule.methods else "paths"
+        raise Malformed(f"`{missing}` is empty or not there, so nothing would pass")
+    for method in rule.methods:
+        if not _METHOD.fullmatch(method) or method in ("CONNECT", "TRACE"):
+            raise Malformed(f"{method!a} is not a method that can pass; they are named one by one, in capitals")
+    if rule.header is not None and rule.secret is None:
+        raise Malformed("`header` is there without the `secret` that it is to hold")
+    if rule.secret is not None and (read.below or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", rule.secret)):
+        raise Malformed("a secret goes to one host that is named" if read.below else f"{rule.secret!a} cannot name a secret")
+    if rule.roots is not None and not rule.roots.startswith("/"):
+        raise Malformed("`roots` is not an absolute path")
+    return Inspect(frozenset(rule.methods), tuple(map(read_pattern, rule.paths)), rule.secret, read_header(rule.header), rule.roots)
+
+
+def read_header(text: str | None) -> tuple[str, str] | None:
+    """A header for a secret: its name, and its text with `{}`. Raises Malformed."""
+    if text is None:
+        return None
+    found = _HEADER.fullmatch(text)
+    if found is None or found[2].count("{}") != 1 or found[1].lower() in _FRAMING:
+        raise Malformed(f"{one_line(text, 80)!a} is not a header such as `Authorization: Bearer {{}}`, with `{{}}` for the secret")
+    return found[1], found[2]
 
 
 def _read(text: str, body: str, *, raw: bool) -> Rule:

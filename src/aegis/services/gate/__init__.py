@@ -1,67 +1,36 @@
 """The gate: the one place that says who may do what, and writes down that it said so.
 
 Every effect passes `Gate.check`, which returns the decision or raises DENIED; the audit row is written before the effect, or in
-the effect's own transaction. If the row cannot be written, the effect does not happen. The policy here is the owner's: the person
-who owns the home may do everything, an instance only what its launch gave it. It does not look at tool arguments.
+the effect's own transaction. If the row cannot be written, the effect does not happen. What is allowed is said by Cedar rules: those
+that are built in (`builtin.cedar`), those of the home, those of a trusted project. They see what a call touches, one thing at a time.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
+import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from aegis.core.errors import AegisError, ErrorKind
-from aegis.core.principals import Principal, PrincipalKind
+from aegis.services.gate.audit import Audit
+from aegis.services.gate.judging import Judge
+from aegis.services.gate.model import Decision, Effect, Facet, Obligations, Relation, Verdict
+from aegis.services.gate.obligations import Meters
+from aegis.services.gate.policies import Policies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from aegis.core.clock import Clock
+    from aegis.core.principals import Principal
     from aegis.store import Store, Tx
 
-__all__ = ["Decision", "Gate", "Relation"]
+__all__ = ["Audit", "Decision", "Effect", "Facet", "Gate", "Obligations", "Relation", "Verdict"]
 
 
-class Relation(StrEnum):
-    """What one instance is to another that wants something of it."""
-
-    SELF = "self"
-    DESCENDANT = "descendant"  # spawned by it, or by one that it spawned
-    ACQUAINTED = "acquainted"  # of the same project, or its ancestor
-    STRANGER = "stranger"
-
-
-_OWN: Final = frozenset({Relation.SELF})
-_BELOW: Final = frozenset({Relation.DESCENDANT})
-_KNOWN: Final = frozenset({Relation.DESCENDANT, Relation.ACQUAINTED})
-#: What an instance may do by itself, and to whom. The broker compares the model of a call, spawning what a child is to have.
-_INSTANCE_MAY: Final[dict[str, frozenset[Relation]]] = {
-    "model.call": _OWN,
-    "mail.read": _OWN,
-    "mail.send": _KNOWN,
-    "peer.read": _KNOWN | _OWN,
-    "instance.spawn": _OWN,
-    "instance.exec": _BELOW,
-    "instance.pause": _BELOW,
-    "instance.resume": _BELOW,
-    "instance.restart": _BELOW,
-    "instance.disable": _BELOW,
-    "instance.delete": _BELOW,
-    "turn.interrupt": _BELOW,
-}
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """What the gate said about one action on one resource, and why. `data` is context worth keeping, never a secret."""
-
-    principal: Principal
-    action: str
-    resource: str
-    allow: bool
-    reason: str
-    data: dict[str, Any] = {}
+#: So many of the things that a call touches are kept with its record.
+_KEPT_FACETS: Final = 40
 
 
 class Gate:
@@ -70,73 +39,126 @@ class Gate:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        #: What the second instance, by id or handle, is to the first, by id; set by the wiring.
-        self.relation: Callable[[str, str], Relation] = lambda _asker, _other: Relation.STRANGER
+        self.audit = Audit(store, clock, store.path.with_name("audit.key"))
+        self.policies = Policies(clock.monotonic)
+        self.judge = Judge(self.policies)
+        self._meters = Meters()
+        #: Has a person decide what the rules want one asked about, and returns the decision; set by the wiring.
+        self.ask: Callable[[Decision, Effect | None], Awaitable[Decision]] = _nobody
 
-    def decide(self, principal: Principal, action: str, resource: str, **data: Any) -> Decision:
+    @property
+    def relation(self) -> Callable[[str, str], Relation]:
+        """What the second instance, by id or handle, is to the first, by id; set by the wiring."""
+        return self.judge.relation
+
+    @relation.setter
+    def relation(self, relation: Callable[[str, str], Relation]) -> None:
+        self.judge.relation = relation
+
+    @property
+    def facts(self) -> Callable[[str], Mapping[str, Any] | None]:
+        """The attributes of an instance, by id or handle, as rules see them; None for one that does not exist. Set by the wiring."""
+        return self.judge.facts
+
+    @facts.setter
+    def facts(self, facts: Callable[[str], Mapping[str, Any] | None]) -> None:
+        self.judge.facts = facts
+
+    def decide(self, principal: Principal, action: str, resource: str, *, effect: Effect | None = None, **data: Any) -> Decision:
         """The decision alone; no record, no effect may follow from it without one."""
-        match principal.kind:
-            case PrincipalKind.PERSON:
-                allow, reason = True, "owner"
-            case PrincipalKind.SYSTEM:
-                allow, reason = True, "the daemon itself"
-            case PrincipalKind.INSTANCE:
-                allow, reason = self._of_instance(principal.id, action, resource)
-        return Decision(principal, action, resource, allow, reason, data)
+        session = effect.session if effect is not None and effect.session is not None else data.get("session")
+        said = self.judge.judge(principal, action, resource, effect, session if isinstance(session, str) else None)
+        return Decision(
+            principal,
+            action,
+            resource,
+            said.allow,
+            said.reason,
+            data if effect is None else data | _touched(effect),
+            ask=said.ask,
+            policies=said.policies,
+            digest=effect.digest if effect is not None else "",
+            obligations=said.obligations,
+            hint=said.hint,
+        )
 
-    def _of_instance(self, ident: str, action: str, resource: str) -> tuple[bool, str]:
-        """Whether an instance may do this, and why."""
-        wanted = _INSTANCE_MAY.get(action)
-        if wanted is None:
-            return False, "default deny"
-        if wanted == _OWN:  # what it does with what is its own; the resource says with what
-            return True, "granted at launch"
-        relation = self.relation(ident, resource)
-        return relation in wanted, f"{relation} of it"
+    def offers(self, principal: Principal, tool: str) -> bool:
+        """Whether somebody is to see a tool: no rule hides it, and some call of it could be allowed, whatever its arguments."""
+        return self.judge.offers(principal, tool)
 
-    async def check(self, principal: Principal, action: str, resource: str, **data: Any) -> Decision:
+    async def check(self, principal: Principal, action: str, resource: str, *, effect: Effect | None = None, **data: Any) -> Decision:
         """The decision if it allows. A denial is recorded and raised as DENIED. Pair with `record` or `write`."""
-        decision = self.decide(principal, action, resource, **data)
+        decision = self.decide(principal, action, resource, effect=effect, **data)
+        if decision.ask:
+            decision = await self.ask(decision, effect)
         if not decision.allow:
-            await self.record(decision)
-            raise AegisError(
-                ErrorKind.DENIED,
-                f"{principal} may not {action} {resource}: {decision.reason}",
-                "see `aegis audit list`",
-                reason=decision.reason,
-            )
+            raise await self._denied(decision)
+        if decision.obligations.held and (full := self._meters.take(decision.obligations.held, self._clock.monotonic())) is not None:
+            why, seconds = full
+            raise await self._denied(_over(decision, why, f"try again in {seconds:.1f} s"), retry_after=round(seconds, 3))
         return decision
+
+    async def _denied(self, decision: Decision, **more: Any) -> AegisError:
+        """The error for a denial, which is on record now."""
+        await self.record(decision)
+        what = f"{decision.principal} may not {decision.action} {decision.resource}: {decision.reason}"
+        hint = decision.hint or "see `aegis audit list`"
+        return AegisError(ErrorKind.DENIED, what, hint, reason=decision.reason, policies=list(decision.policies), **more)
 
     def write(self, tx: Tx, decision: Decision) -> None:
         """Put the audit row into the effect's own transaction."""
-        tx.execute(
-            "INSERT INTO audit (ts, principal, action, resource, decision, reason, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                self._clock.now(),
-                str(decision.principal),
-                decision.action,
-                decision.resource,
-                "allow" if decision.allow else "deny",
-                decision.reason,
-                msgspec.json.encode(decision.data).decode(),
-            ),
-        )
+        self.audit.write(tx, decision)
 
     async def record(self, decision: Decision) -> None:
         """Write the audit row; returns when it is on disk. For effects outside the database, call it before the effect."""
-        await self._store.write(lambda tx: self.write(tx, decision))
+        await self.audit.record(decision)
 
     async def pass_through(self, principal: Principal, action: str, resource: str, **data: Any) -> None:
         """`check` and `record` in one: what an effect outside the database calls first."""
         await self.record(await self.check(principal, action, resource, **data))
 
+    @contextlib.asynccontextmanager
+    async def passing(
+        self, principal: Principal, action: str, resource: str, *, effect: Effect | None = None, **data: Any
+    ) -> AsyncIterator[Decision]:
+        """`check` and `record`, then the effect itself: what the rules hold it to counts until the end."""
+        decision = await self.check(principal, action, resource, effect=effect, **data)
+        held = decision.obligations.held
+        if held and (why := self._meters.enter(held)) is not None:
+            raise await self._denied(_over(decision, why, "wait until one of them ends"))
+        try:
+            await self.record(decision)
+            yield decision
+        finally:
+            self._meters.leave(held)
+
     def list(self, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
         """Audit rows with an id over `after`, oldest first."""
-        rows = self._store.read(
-            lambda db: db.execute(
-                "SELECT id, ts, principal, action, resource, decision, reason, data FROM audit WHERE id > ? ORDER BY id LIMIT ?",
-                (after, limit),
-            ).fetchall()
-        )
-        names = ("id", "ts", "principal", "action", "resource", "decision", "reason")
-        return [dict(zip(names, row[:7], strict=True)) | {"data": msgspec.json.decode(row[7])} for row in rows]
+        return self.audit.list(after, limit)
+
+
+def _over(decision: Decision, why: str, hint: str) -> Decision:
+    """A decision that would allow, had not so much been done already."""
+    return msgspec.structs.replace(decision, allow=False, reason=why, hint=hint)
+
+
+def _touched(effect: Effect) -> dict[str, Any]:
+    """What a record keeps of the exact call, so that it can be judged again by other rules."""
+    facets = msgspec.to_builtins(effect.facets[:_KEPT_FACETS])
+    found: dict[str, Any] = {"tool": effect.tool} if effect.tool else {}
+    if facets:
+        found["facets"] = facets
+    if len(effect.facets) > _KEPT_FACETS:
+        found["facets_left_out"] = len(effect.facets) - _KEPT_FACETS
+    if effect.session:
+        found["session"] = effect.session
+    if effect.cwd:
+        found["cwd"] = effect.cwd
+    if effect.opaque:
+        found["opaque"] = True
+    return found
+
+
+async def _nobody(decision: Decision, effect: Effect | None) -> Decision:
+    """There is nobody to ask."""
+    return decision

@@ -2,7 +2,7 @@
 
 The sandbox's mounts and its missing network are what holds; these answers only follow the same rules, so that a model hears a
 reason instead of running into a wall. Where a person wants to be asked, a program's own word that a tool only looks does not
-spare that. The input of a tool is never looked at: what a command does cannot be told from its text.
+spare that. The input of a tool is not looked at here: the rules of the gate see it, parsed (`calls`), before these answers are given.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from aegis.drivers import Answer
 if TYPE_CHECKING:
     from aegis.core.events import ToolKind
     from aegis.drivers import Asked, Permission
+    from aegis.services.gate import Gate
+    from aegis.services.gate.model import Decision
 
-__all__ = ["EGRESS", "NOBODY", "READ_ONLY", "RULES", "UNASKED", "Rule", "judge", "own_verb"]
+__all__ = ["EGRESS", "NOBODY", "READ_ONLY", "RULES", "UNASKED", "Rule", "asking_rules", "judge", "own_verb", "written_by_a_person"]
 
 #: How programs name the tools of an MCP server: what stands before the tool's own name when the server is Aegis's, which no other
 #: server may be called like.
@@ -81,6 +83,19 @@ def own_verb(request: Asked) -> str | None:
         if name != request.tool and name.startswith("aegis_"):
             return name
     return None
+
+
+def written_by_a_person(decision: Decision) -> bool:
+    """Whether it was allowed by a rule of a file. Those that are built in do not count, nor what a security context is held to."""
+    return decision.allow and any(not ident.startswith(("aegis.", "aegis/", "security:")) for ident in decision.policies)
+
+
+def asking_rules(gate: Gate, decision: Decision) -> list[str]:
+    """The rules that have a person asked, among those that decided."""
+    if not decision.ask:
+        return []
+    asking = {rule.id for layer in gate.policies.known() for rule in layer.rules if rule.ask is not None}
+    return [ident for ident in decision.policies if ident in asking] or list(decision.policies)
 
 
 def judge(request: Asked, *, permission: Permission, approvals: str, egress: bool) -> Answer | None:

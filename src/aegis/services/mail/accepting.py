@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -170,7 +170,7 @@ class Accepting(Taking):
 
     async def _ask(self, principal: Principal, draft: Draft) -> tuple[Decision, ...]:
         """What the gate says to a message: DENIED is raised; whether it may cut a turn is the last of what comes back."""
-        cutting = {"interrupt": True} if draft.interrupt else {}
+        cutting: dict[str, Any] = {"interrupt": True} if draft.interrupt else {}
         decisions = [await self._gate.check(principal, "mail.send", draft.instance, session=draft.session, **cutting)]
         if draft.report_to is not None:  # a report is mail as well
             decisions.append(await self._gate.check(principal, "mail.send", draft.report_to, report=True))

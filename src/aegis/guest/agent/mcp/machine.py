@@ -112,7 +112,7 @@ def is_modern(refusal: Refused) -> bool:
 def headers(message: Message, version: str, schema: Message) -> dict[str, str]:
     """What an HTTP request says of the message in it. `schema` is that of the tool that is called: it may mark arguments to be told."""
     found = {"mcp-protocol-version": version} if version else {}
-    if version != MODERN or "id" not in message:
+    if version != MODERN or "id" not in message or "method" not in message:  # an answer to what the server asked has no method
         return found
     found["mcp-method"] = message["method"]
     if message["method"] == "tools/call":

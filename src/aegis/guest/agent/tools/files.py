@@ -9,12 +9,12 @@ import os
 import stat
 
 from aegis.guest.agent.tools.output import LIMIT, Output, ToolError, lines
+from aegis.guest.passages import MAX_LINE, NotThere, exchange, is_binary, listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_MAX_LINE = 2000
 _MAX_EDIT = 16 * 1024 * 1024
 _MAX_ENTRIES = 1000
 _SNIFF = 8192
@@ -23,11 +23,6 @@ _SNIFF = 8192
 def path_of(text: str) -> str:
     """A path as the agent wrote it, with `~` resolved; empty means the workspace."""
     return os.path.expanduser(text) or "."
-
-
-def is_binary(data: bytes) -> bool:
-    """Whether the beginning of a file looks like anything but text."""
-    return b"\0" in data[:_SNIFF]
 
 
 def read(arguments: dict[str, Any]) -> Output:
@@ -78,23 +73,14 @@ def write(arguments: dict[str, Any]) -> Output:
 def edit(arguments: dict[str, Any]) -> Output:
     """Replace `old_text`, which must stand there exactly once unless `all`, by `new_text`."""
     path, old, new = path_of(arguments["path"]), arguments["old_text"], arguments["new_text"]
-    if not old:
-        raise ToolError("old_text is empty; to make a new file use write")
-    if old == new:
-        raise ToolError("old_text and new_text are the same")
-    text = _text(path)
-    if old not in text and "\r\n" in text:
-        old, new = (part.replace("\r\n", "\n").replace("\n", "\r\n") for part in (old, new))
-    count = text.count(old)
-    if not count:
-        raise ToolError(_not_found(path, text, old))
-    places = _places(text, old)
-    if count > 1 and not arguments.get("all"):
-        where = f"old_text stands {count} times in `{path}` (lines {_listed(places)})"
-        raise ToolError(f"{where}; add lines around it to make it unique, or set all")
+    try:
+        changed, places = exchange(path, _text(path) if old and old != new else "", old, new, every=bool(arguments.get("all")))
+    except NotThere as error:
+        hint = ", or set all" if "to make it unique" in str(error) else ""
+        raise ToolError(f"{error}{hint}") from None
     with open(path, "wb") as file:
-        file.write(text.replace(old, new).encode("utf-8", "replace"))
-    return Output(f"replaced {count} in `{path}`, line{'s' * (count > 1)} {_listed(places)}")
+        file.write(changed.encode("utf-8", "replace"))
+    return Output(f"replaced {len(places)} in `{path}`, line{'s' * (len(places) > 1)} {listed(places)}")
 
 
 def list_(arguments: dict[str, Any]) -> Output:
@@ -115,15 +101,15 @@ def _regular(path: str) -> None:
 
 
 def _capped_lines(file: Any) -> Any:
-    """The lines of a binary file as text, each at most `_MAX_LINE` characters, however long it is in the file."""
-    while data := file.readline(_MAX_LINE * 4):
+    """The lines of a binary file as text, each at most `MAX_LINE` characters, however long it is in the file."""
+    while data := file.readline(MAX_LINE * 4):
         extra = 0
         end = data
         while not end.endswith(b"\n") and (end := file.readline(1 << 20)):
             extra += len(end.rstrip(b"\n"))
         text = data.decode("utf-8", "replace").rstrip("\r\n")
-        if extra or len(text) > _MAX_LINE:
-            text = f"{text[:_MAX_LINE]}[... {extra + len(text) - _MAX_LINE} more in this line]"
+        if extra or len(text) > MAX_LINE:
+            text = f"{text[:MAX_LINE]}[... {extra + len(text) - MAX_LINE} more in this line]"
         yield text
 
 
@@ -136,40 +122,6 @@ def _text(path: str) -> str:
             return file.read()
     except UnicodeDecodeError:
         raise ToolError(f"`{path}` is not UTF-8 text; edit it with bash") from None
-
-
-def _places(text: str, part: str) -> list[int]:
-    places, at = [], text.find(part)
-    while at >= 0:
-        places.append(text.count("\n", 0, at) + 1)
-        at = text.find(part, at + len(part))
-    return places
-
-
-def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
-
-
-def _not_found(path: str, text: str, old: str) -> str:
-    """Say that `old` is not there, and show the place most like it."""
-    have, want = text.splitlines(), old.splitlines()
-    flat, wanted = [line.split() for line in have], [line.split() for line in want]
-    for i in range(len(have) - len(want) + 1):
-        end = i + len(want)
-        if flat[i:end] == wanted:
-            return f"old_text is not in `{path}` as given; lines {i + 1} to {end} differ in white space only:\n" + _excerpt(have, i, end)
-    import difflib  # only here: it costs more than the tool
-
-    first = next((line for line in want if line.strip()), "")
-    near = difflib.get_close_matches(first.strip(), [line.strip() for line in have[:20_000]], n=1, cutoff=0.5)
-    if not near:
-        return f"old_text is not in `{path}`; read the file first"
-    i = next(i for i, line in enumerate(have) if line.strip() == near[0])
-    return f"old_text is not in `{path}`; the nearest lines are:\n" + _excerpt(have, max(0, i - 2), i + len(want) + 2)
-
-
-def _excerpt(have: list[str], start: int, end: int) -> str:
-    return "\n".join(f"{n}\t{line[:_MAX_LINE]}" for n, line in enumerate(have[start : min(end, start + 40)], start + 1))
 
 
 def _entry(entry: os.DirEntry[str]) -> str:
