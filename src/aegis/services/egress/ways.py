@@ -35,33 +35,21 @@ class Admission(NamedTuple):
     holding: contextlib.AsyncExitStack
 
 
-class Plain:
-    """One recorded connection that carries what it carries: `Way`."""
+class _Recorded:
+    """One that was allowed: what is on record of it, and its end."""
 
-    inspects = False
-
-    def __init__(self, egress: Egress, instance: Placed, admission: Admission, address: str, streams: Streams) -> None:
-        verdict = admission.verdict
-        self.place = verdict.place
-        self.raw = verdict.raw
-        self._most = verdict.bounds.max_result
+    def __init__(self, egress: Egress, instance: Placed, admission: Admission, address: str) -> None:
+        self.place = admission.verdict.place
         self.holding = admission.holding
-        self.reader, self.writer = streams
+        self.address = address
         self.sent = 0
         self.received = 0
         self._egress = egress
         self._instance = instance
-        self._reason = verdict.reason
+        self._reason = admission.verdict.reason
         self._row = admission.row
-        self._address = address
         self._began = egress.clock.monotonic()
         self._closed = False
-
-    def watch(self) -> Watch:
-        """Who looks at a request that goes here in the clear."""
-        watch = self._egress.passing(self._instance, (), self.place, self.note)
-        watch.most = self._most
-        return watch
 
     async def deny(self, reason: str) -> None:
         """Record that what came after all was not allowed."""
@@ -78,33 +66,47 @@ class Plain:
             return
         self._closed = True
         await self.holding.aclose()
-        await end(self.writer)
+        await self._end()
         ms = (self._egress.clock.monotonic() - self._began) * 1000
-        values = {"address": self._address, "sent": self.sent, "received": self.received, "ms": ms, "reason": self._reason}
+        values = {"address": self.address, "sent": self.sent, "received": self.received, "ms": ms, "reason": self._reason}
         await asyncio.shield(self._egress.finish(self._row, **values))
 
+    async def _end(self) -> None:
+        """End its connections."""
+        raise NotImplementedError
 
-class Inspected:
+
+class Plain(_Recorded):
+    """One recorded connection that carries what it carries: `Way`."""
+
+    inspects = False
+
+    def __init__(self, egress: Egress, instance: Placed, admission: Admission, address: str, streams: Streams) -> None:
+        super().__init__(egress, instance, admission, address)
+        self.raw = admission.verdict.raw
+        self._most = admission.verdict.bounds.max_result
+        self.reader, self.writer = streams
+
+    def watch(self) -> Watch:
+        """Who looks at a request that goes here in the clear."""
+        watch = self._egress.passing(self._instance, (), self.place, self.note)
+        watch.most = self._most
+        return watch
+
+    async def _end(self) -> None:
+        await end(self.writer)
+
+
+class Inspected(_Recorded):
     """One recorded tunnel whose requests are judged one by one: `Way` and `Tunnel`. The server is reached when the first is allowed."""
 
     inspects = True
     raw = False
 
     def __init__(self, egress: Egress, instance: Placed, admission: Admission) -> None:
-        verdict = admission.verdict
-        self.place = verdict.place
-        self._holding = admission.holding
-        self.sent = 0
-        self.received = 0
-        self.address = ""
-        self.verdict = verdict
-        self._egress = egress
-        self._instance = instance
-        self._reason = verdict.reason
-        self._row = admission.row
-        self._began = egress.clock.monotonic()
+        super().__init__(egress, instance, admission, "")
+        self.verdict = admission.verdict
         self._kept: tuple[Streams, float] | None = None
-        self._closed = False
         self._writing: set[asyncio.Task[None]] = set()
 
     def server(self) -> ssl.SSLContext:
@@ -158,28 +160,11 @@ class Inspected:
         else:
             await end(streams[1])
 
-    async def deny(self, reason: str) -> None:
-        """Record that what came after all was not allowed."""
-        self._reason = reason
-        await self._egress.recant(self._instance, self.place, self._row, reason)
-
-    def note(self, text: str) -> None:
-        """Add to what is recorded of the tunnel."""
-        self._reason = f"{self._reason}; {text}"
-
-    async def close(self) -> None:
-        """End it and record what passed. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        await self._holding.aclose()
+    async def _end(self) -> None:
         if self._kept is not None:
             await end(self._kept[0][1])
         if self._writing:
             await asyncio.shield(asyncio.wait(set(self._writing)))
-        ms = (self._egress.clock.monotonic() - self._began) * 1000
-        values = {"address": self.address, "sent": self.sent, "received": self.received, "ms": ms, "reason": self._reason}
-        await asyncio.shield(self._egress.finish(self._row, **values))
 
 
 class Request:
